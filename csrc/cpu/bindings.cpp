@@ -1,0 +1,218 @@
+// Python bindings: addresses, sizes and strides in, nothing of torch. Python owns allocation, checks and autograd.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "pool.h"
+
+namespace py = pybind11;
+
+namespace {
+
+int64_t integer(PyObject* o) {
+  const long long v = PyLong_AsLongLong(o);
+  if (v == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return v;
+}
+
+void* address(PyObject* o) {
+  void* p = PyLong_AsVoidPtr(o);
+  if (!p && PyErr_Occurred()) throw py::error_already_set();
+  return p;
+}
+
+// A tuple of exactly `size` items (any size if negative).
+PyObject* tuple(const py::handle& h, Py_ssize_t size) {
+  if (!PyTuple_Check(h.ptr()) || (size >= 0 && PyTuple_GET_SIZE(h.ptr()) != size))
+    throw py::type_error("kernel call: expected a tuple of " + std::to_string(size) + " items");
+  return h.ptr();
+}
+
+PyObject* item(PyObject* t, Py_ssize_t i) { return PyTuple_GET_ITEM(t, i); }
+
+// None or (address, outer stride, time stride, inner stride)
+Stream stream(const py::handle& h) {
+  if (h.is_none()) return {nullptr, 0, 0, 0};
+  PyObject* t = tuple(h, 4);
+  return {address(item(t, 0)), integer(item(t, 1)), integer(item(t, 2)), integer(item(t, 3))};
+}
+
+// A tuple with one entry per item of `to`; missing ones are left absent.
+template <class T, class Parse>
+void each(const py::handle& h, T* to, int most, const Parse& parse) {
+  PyObject* t = tuple(h, -1);
+  if (PyTuple_GET_SIZE(t) > most) throw py::value_error("kernel call: too many items in a tuple");
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(t); ++i) to[i] = parse(py::handle(item(t, i)));
+}
+
+// variant: (neuron, fp64, synapse, spike, reset)
+Variant variant(const py::handle& h) {
+  PyObject* t = tuple(h, 5);
+  return {static_cast<int>(integer(item(t, 0))), integer(item(t, 1)) != 0, integer(item(t, 2)) != 0,
+          static_cast<int>(integer(item(t, 3))), static_cast<int>(integer(item(t, 4)))};
+}
+
+// What forward and backward share. shape: (outer, time, inner); flags: (max_spikes, clamp, reset_by_threshold, round32);
+// params: None or (address, outer stride, inner stride) each; first: addresses, 0 for zeros
+Problem problem(const py::handle& shape, const py::handle& flags, const py::handle& params, const py::handle& x,
+                const py::handle& kept, const py::handle& first) {
+  Problem p{};
+  PyObject* s = tuple(shape, 3);
+  p.outer = integer(item(s, 0));
+  p.time = integer(item(s, 1));
+  p.inner = integer(item(s, 2));
+  PyObject* f = tuple(flags, 4);
+  p.flags.max_spikes = PyFloat_AsDouble(item(f, 0));
+  if (PyErr_Occurred()) throw py::error_already_set();
+  p.flags.clamp = integer(item(f, 1)) != 0;
+  p.flags.reset_by_threshold = integer(item(f, 2)) != 0;
+  p.flags.round32 = integer(item(f, 3)) != 0;
+  each(params, p.param, kMaxParams, [](const py::handle& h) -> Param {
+    if (h.is_none()) return {nullptr, 0, 0};
+    PyObject* t = tuple(h, 3);
+    return {address(item(t, 0)), integer(item(t, 1)), integer(item(t, 2))};
+  });
+  p.x = stream(x);
+  p.kept = stream(kept);
+  each(first, p.first, kMaxStates, [](const py::handle& h) { return static_cast<const void*>(address(h.ptr())); });
+  return p;
+}
+
+void forward(const py::handle& kind, const py::handle& shape, const py::handle& flags, const py::handle& params,
+             const py::handle& x, const py::handle& kept, const py::handle& first, const py::handle& out,
+             const py::handle& record, const py::handle& last, const py::handle& mean, int threads) {
+  const Variant v = variant(kind);
+  Problem p = problem(shape, flags, params, x, kept, first);
+  p.out = stream(out);
+  each(record, p.record, kMaxStates, stream);
+  each(last, p.last, kMaxStates, [](const py::handle& h) { return address(h.ptr()); });
+  void* mean_to = address(mean.ptr());
+  const py::gil_scoped_release release;
+  run_forward(v, p, threads, mean_to);
+}
+
+// surrogate: (kind, five parameters); wanted: None or (address, by_outer, by_inner) per parameter
+void backward(const py::handle& kind, const py::handle& shape, const py::handle& flags, const py::handle& params,
+              const py::handle& x, const py::handle& kept, const py::handle& first, const py::handle& surrogate,
+              const py::handle& dspike, const py::handle& g_out, const py::handle& g_kept, const py::handle& g_record,
+              const py::handle& g_last, double g_mean, const py::handle& g_x, const py::handle& g_first,
+              const py::handle& wanted, int threads) {
+  const Variant v = variant(kind);
+  Problem p = problem(shape, flags, params, x, kept, first);
+  PyObject* s = tuple(surrogate, 1 + kMaxSurrogateParams);
+  p.surrogate = static_cast<int>(integer(item(s, 0)));
+  for (int i = 0; i < kMaxSurrogateParams; ++i) {
+    p.surrogate_param[i] = PyFloat_AsDouble(item(s, i + 1));
+    if (PyErr_Occurred()) throw py::error_already_set();
+  }
+  p.dspike = stream(dspike);
+  p.g_out = stream(g_out);
+  p.g_kept = stream(g_kept);
+  each(g_record, p.g_record, kMaxStates, stream);
+  each(g_last, p.g_last, kMaxStates, [](const py::handle& h) { return static_cast<const void*>(address(h.ptr())); });
+  p.g_mean = g_mean;
+  p.g_x = stream(g_x);
+  each(g_first, p.g_first, kMaxStates, [](const py::handle& h) { return address(h.ptr()); });
+  ParamGradient gradients[kMaxParams] = {};
+  each(wanted, gradients, kMaxParams, [](const py::handle& h) -> ParamGradient {
+    if (h.is_none()) return {nullptr, false, false};
+    PyObject* t = tuple(h, 3);
+    return {address(item(t, 0)), integer(item(t, 1)) != 0, integer(item(t, 2)) != 0};
+  });
+  const py::gil_scoped_release release;
+  run_backward(v, p, threads, gradients);
+}
+
+// The DLPack C structures (dmlc/dlpack, stable ABI), as far as a CPU tensor needs them.
+struct DlTensor {
+  void* data;
+  struct { int32_t type, id; } device;
+  int32_t ndim;
+  struct { uint8_t code, bits; uint16_t lanes; } dtype;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+struct DlManaged {
+  DlTensor tensor;
+  void* context;
+  void (*deleter)(DlManaged*);
+};
+
+void release(DlManaged* m) {
+  if (m->tensor.data) pool::give(m->tensor.data);
+  delete[] m->tensor.shape;
+  delete m;
+}
+
+// An uninitialised CPU tensor of recycled memory as a DLPack capsule: shape, strides (elements), bytes per float.
+py::object empty(const py::handle& shape, const py::handle& strides, int itemsize) {
+  PyObject* dims = tuple(shape, -1);
+  const Py_ssize_t rank = PyTuple_GET_SIZE(dims);
+  PyObject* steps = tuple(strides, rank);
+  if (itemsize != 4 && itemsize != 8) throw py::value_error("empty: expected an item size of 4 or 8 bytes");
+  int64_t* sizes = new int64_t[static_cast<size_t>(2 * rank + 1)];
+  auto* m = new DlManaged{};
+  m->tensor.shape = sizes;
+  m->tensor.strides = sizes + rank;
+  m->deleter = release;
+  try {
+    int64_t count = 1;
+    for (Py_ssize_t i = 0; i < rank; ++i) {
+      sizes[i] = integer(item(dims, i));
+      sizes[rank + i] = integer(item(steps, i));
+      if (sizes[i] < 0 || __builtin_mul_overflow(count, sizes[i], &count))
+        throw py::value_error("empty: the number of elements does not fit 63 bits");
+    }
+    if (count > std::numeric_limits<int64_t>::max() / itemsize) throw std::bad_alloc();
+    m->tensor.data = pool::take(static_cast<size_t>(count) * static_cast<size_t>(itemsize));
+  } catch (...) {
+    release(m);
+    throw;
+  }
+  m->tensor.device = {1, 0};  // CPU
+  m->tensor.ndim = static_cast<int32_t>(rank);
+  m->tensor.dtype = {2, static_cast<uint8_t>(itemsize * 8), 1};  // float
+  PyObject* capsule = PyCapsule_New(m, "dltensor", [](PyObject* c) {
+    if (PyCapsule_IsValid(c, "dltensor"))  // not taken over by anyone
+      release(static_cast<DlManaged*>(PyCapsule_GetPointer(c, "dltensor")));
+  });
+  if (!capsule) {
+    release(m);
+    throw py::error_already_set();
+  }
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
+std::string compiler() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "gcc " __VERSION__;
+#else
+  return "unknown";
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "CPU kernels of plugin_accel";
+  m.def("forward", &forward);
+  m.def("backward", &backward);
+  m.def("empty", &empty);
+  m.def("isa", &isa, "the instruction set in use");
+  m.def("isas", &usable_isas, "those this machine can run, slowest first");
+  m.def("set_isa", &set_isa);
+  m.def("openmp", &openmp);
+  m.def("compiler", &compiler);
+  m.def("pool_trim", &pool::trim, "free the memory kept for recycling");
+  m.def("pool_set_limit", &pool::set_limit);
+  m.def("pool_limit", &pool::limit);
+  m.def("pool_kept_bytes", &pool::kept_bytes);
+  m.def("pool_used_bytes", &pool::used_bytes);
+}

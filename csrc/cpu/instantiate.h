@@ -1,0 +1,61 @@
+// Instantiates every step for one instruction set. Included once by each kernels_*.cpp, inside its own namespace and
+// under its own target pragma, after all standard headers: no inline function of the standard library is ever compiled
+// for a newer processor than the one at hand.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+
+
+namespace PA_ISA {
+
+#include "../math.h"
+#include "../neurons/sinabs_alif.h"
+#include "../neurons/sinabs_lif.h"
+#include "../surrogates.h"
+#include "tile.h"
+
+inline Tile tile_of(const TileIndex& i) { return {i.first_outer, i.first_inner, i.outers, i.width}; }
+
+template <class Step>
+struct Entry {
+  using R = typename Step::Real;
+  static void forward(const Problem& p, const TileIndex& i, void* workspace) {
+    forward_tile<Step>(p, tile_of(i), *static_cast<Workspace<R>*>(workspace));
+  }
+  static void backward(const Problem& p, const TileIndex& i, void* workspace, void* scratch, bool sums) {
+    auto& ws = *static_cast<Workspace<R>*>(workspace);
+    if (sums)
+      backward_tile<Step, true>(p, tile_of(i), ws, static_cast<R*>(scratch));
+    else
+      backward_tile<Step, false>(p, tile_of(i), ws, static_cast<R*>(scratch));
+  }
+  static constexpr Kernels kernels = {forward,       backward,          Step::kStates, Step::kParams,
+                                      Step::kReplay, sizeof(Workspace<R>), sizeof(R)};
+};
+
+template <template <class, bool, int, int> class Step, class R, bool Synapse>
+const Kernels* with_spike(const Variant& v) {
+  if (v.spike == kSingleSpike)
+    return v.reset == kSubtract ? &Entry<Step<R, Synapse, kSingleSpike, kSubtract>>::kernels
+                                : &Entry<Step<R, Synapse, kSingleSpike, kResetTo>>::kernels;
+  if (v.spike == kMultiSpike)
+    return v.reset == kSubtract ? &Entry<Step<R, Synapse, kMultiSpike, kSubtract>>::kernels
+                                : &Entry<Step<R, Synapse, kMultiSpike, kResetTo>>::kernels;
+  return nullptr;
+}
+
+template <class R>
+const Kernels* with_neuron(const Variant& v) {
+  if (v.neuron == kSinabsAlif)
+    return v.synapse ? with_spike<SinabsAlif, R, true>(v) : with_spike<SinabsAlif, R, false>(v);
+  if (v.neuron != kSinabsLif) return nullptr;
+  if (v.spike == kNoSpike)  // ExpLeak: never a synapse
+    return v.synapse ? nullptr : &Entry<SinabsLif<R, false, kNoSpike, kSubtract>>::kernels;
+  return v.synapse ? with_spike<SinabsLif, R, true>(v) : with_spike<SinabsLif, R, false>(v);
+}
+
+inline const Kernels* find(const Variant& v) { return v.fp64 ? with_neuron<double>(v) : with_neuron<float>(v); }
+
+}  // namespace PA_ISA

@@ -1,0 +1,34 @@
+// The kernels of one instruction set, and how the dispatcher finds them.
+#pragma once
+#include <cstddef>
+
+#include "../problem.h"
+
+enum NeuronKind { kSinabsLif = 0, kSinabsAlif = 1 };
+
+// What is decided at compile time for one neuron.
+struct Variant {
+  int neuron;
+  bool fp64, synapse;
+  int spike, reset;
+};
+
+struct TileIndex {
+  int64_t first_outer, first_inner;
+  int outers, width;
+};
+
+struct Kernels {
+  void (*forward)(const Problem&, const TileIndex&, void* workspace);
+  void (*backward)(const Problem&, const TileIndex&, void* workspace, void* scratch, bool sums);
+  int states, params;
+  bool replay;  // backward needs scratch for the states before each step
+  size_t workspace_bytes, element_bytes;
+};
+
+constexpr int kTileColumns = 512;
+
+// nullptr: no such variant
+const Kernels* find_baseline(const Variant&);
+const Kernels* find_avx2(const Variant&);
+const Kernels* find_avx512(const Variant&);

@@ -1,0 +1,26 @@
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <cstdint>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
+
+#define PA_ISA avx512
+#include "instantiate.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const Kernels* find_avx512(const Variant& v) { return avx512::find(v); }
+#else
+const Kernels* find_avx512(const Variant&) { return nullptr; }
+#endif

@@ -1,0 +1,16 @@
+// Recycled memory for what the kernels write. A fresh allocation of some megabytes costs more in page faults than
+// the kernel that fills it; blocks are therefore kept, and large ones asked for in huge pages.
+#pragma once
+#include <cstddef>
+
+namespace pool {
+
+void* take(size_t bytes);            // 64-byte aligned (huge-page aligned when large); throws std::bad_alloc
+void give(void* block);              // back to the pool; any thread
+void trim();                         // frees what is kept
+void set_limit(size_t bytes);        // most that is kept; 0 keeps nothing
+size_t limit();
+size_t kept_bytes();
+size_t used_bytes();
+
+}  // namespace pool

@@ -1,0 +1,314 @@
+// The CPU loop driver: one tile of columns through all time steps, forward or backward.
+// A tile is `outers` consecutive samples times `width` consecutive inner columns. With one sample, rows are read and
+// written in place; with several (narrow layers) they are gathered into and scattered from small row buffers, so
+// that the vector loop always has columns to fill it.
+#pragma once
+
+constexpr int kWidth = kTileColumns;  // states, parameters and rows of one tile stay in L1
+constexpr int kFlush = 32;   // steps summed in working precision before they are added to the double sums
+
+struct Tile {
+  int64_t first_outer, first_inner;
+  int outers, width;
+  int columns() const { return outers * width; }
+  int64_t column(const Problem& p, int o) const { return (first_outer + o) * p.inner + first_inner; }
+};
+
+template <class R>
+struct alignas(64) Row {
+  R v[kWidth];
+};
+
+template <class R>
+struct Workspace {
+  Row<R> state[kMaxStates], before[kMaxStates], param[kMaxParams], g[kMaxStates], sum[kMaxParams];
+  Row<R> x, kept, out, record, sg, th, sg_a, sg_b, g_out, g_kept, g_x, g_record, total;
+  double sums[kMaxParams][kWidth], totals[kWidth];
+};
+
+template <class R>
+__attribute__((noinline)) void gather(const R* base, int64_t outer, int64_t inner, const Tile& tile, R* to) {
+  for (int o = 0; o < tile.outers; ++o)
+    for (int j = 0; j < tile.width; ++j) to[o * tile.width + j] = base[o * outer + j * inner];
+}
+
+template <class R>
+__attribute__((noinline)) void scatter(const R* from, R* base, int64_t outer, const Tile& tile) {
+  for (int o = 0; o < tile.outers; ++o)
+    for (int j = 0; j < tile.width; ++j) base[o * outer + j] = from[o * tile.width + j];
+}
+
+template <class R>
+R* address(const Stream& s, const Tile& tile, int64_t t) {
+  return static_cast<R*>(s.data) + tile.first_outer * s.outer + t * s.time + tile.first_inner * s.inner;
+}
+
+// A row to read: in place where it is one run, else copied to `buffer`; an absent stream reads as `buffer` unchanged.
+template <class R>
+const R* read_row(const Stream& s, const Tile& tile, int64_t t, R* buffer) {
+  if (!s.data) return buffer;
+  const R* base = address<R>(s, tile, t);
+  if (tile.outers == 1 && s.inner == 1) return base;
+  gather(base, s.outer, s.inner, tile, buffer);
+  return buffer;
+}
+
+// A row to write: in place where it is one run, else `buffer`, which write_row then takes to its place.
+template <class R>
+R* open_row(const Stream& s, const Tile& tile, int64_t t, R* buffer) {
+  return s.data && tile.outers == 1 ? address<R>(s, tile, t) : buffer;
+}
+
+template <class R>
+void close_row(const Stream& s, const Tile& tile, int64_t t, const R* row) {
+  if (s.data && tile.outers > 1) scatter(row, address<R>(s, tile, t), s.outer, tile);
+}
+
+template <class R>
+__attribute__((noinline)) void load_columns(const Problem& p, const void* from, const Tile& tile, R* to) {
+  if (from)
+    gather(static_cast<const R*>(from) + tile.column(p, 0), p.inner, int64_t(1), tile, to);
+  else
+    for (int j = 0; j < tile.columns(); ++j) to[j] = R(0);
+}
+
+template <class R>
+__attribute__((noinline)) void store_columns(const Problem& p, const R* from, const Tile& tile, void* to) {
+  if (to) scatter(from, static_cast<R*>(to) + tile.column(p, 0), p.inner, tile);
+}
+
+template <class R>
+__attribute__((noinline)) void load_params(const Problem& p, int count, const Tile& tile, Workspace<R>& ws) {
+  for (int k = 0; k < count; ++k) {
+    const Param& q = p.param[k];
+    if (!q.data) {
+      for (int j = 0; j < tile.columns(); ++j) ws.param[k].v[j] = R(0);
+      continue;
+    }
+    const R* base = static_cast<const R*>(q.data) + tile.first_outer * q.outer + tile.first_inner * q.inner;
+    gather(base, q.outer, q.inner, tile, ws.param[k].v);
+  }
+}
+
+template <class R>
+__attribute__((noinline)) void add_flushed(R* part, double* total, int n) {
+  for (int j = 0; j < n; ++j) {
+    total[j] += static_cast<double>(part[j]);
+    part[j] = R(0);
+  }
+}
+
+// The bodies of the column loops are functions of their own: arrays declared inside an `omp simd` loop would be
+// spread over its lanes and keep it from being vectorised.
+#define PA_EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < (count); ++k)
+
+template <class Step, class R = typename Step::Real>
+PA_HD void forward_column(Workspace<R>& ws, int j, const Flags& f, const R* x, R* kept, R* out) {
+  R s[Step::kStates], q[Step::kParams], w;
+  PA_EACH(k, Step::kStates) s[k] = ws.state[k].v[j];
+  PA_EACH(k, Step::kParams) q[k] = ws.param[k].v[j];
+  const R y = Step::forward(s, x[j], q, f, w);
+  PA_EACH(k, Step::kStates) ws.state[k].v[j] = s[k];
+  ws.total.v[j] += y;
+  kept[j] = w;
+  out[j] = y;
+}
+
+template <class Step, class R = typename Step::Real>
+PA_HD void replay_column(Workspace<R>& ws, int j, int n, const Flags& f, const R* x, const R* kept, R* to) {
+  R s[Step::kStates], q[Step::kParams];
+  PA_EACH(k, Step::kStates) to[k * n + j] = s[k] = ws.state[k].v[j];
+  PA_EACH(k, Step::kParams) q[k] = ws.param[k].v[j];
+  Step::replay(s, x[j], kept[j], q, f);
+  PA_EACH(k, Step::kStates) ws.state[k].v[j] = s[k];
+}
+
+template <class Step, class R = typename Step::Real>
+PA_HD void settle_column(Workspace<R>& ws, int j, const Flags& f, const R* w) {
+  R q[Step::kParams], out, unclamped;
+  PA_EACH(k, Step::kParams) q[k] = ws.param[k].v[j];
+  ws.before[0].v[j] = Step::settle(w[j], q, f, out, unclamped);
+}
+
+// Passed by value, so that the addresses are known not to change within a loop.
+template <class R>
+struct Rows {
+  const R* row[kMaxStates];
+};
+
+template <class Step, class R = typename Step::Real>
+PA_HD void threshold_column(Workspace<R>& ws, int j, const Flags& f, Rows<R> before) {
+  R s[Step::kStates], q[Step::kParams];
+  PA_EACH(k, Step::kStates) s[k] = before.row[k][j];
+  PA_EACH(k, Step::kParams) q[k] = ws.param[k].v[j];
+  ws.th.v[j] = Step::threshold(s, q, f);
+}
+
+template <class Step, bool Sums, class R = typename Step::Real>
+PA_HD void backward_column(Workspace<R>& ws, int j, const Flags& f, Rows<R> before, const R* x, const R* kept,
+                           const R* sg, const R* g_out, R g_mean, const R* g_kept, R* g_x) {
+  R s[Step::kStates], g[Step::kStates], q[Step::kParams], gq[Step::kParams];
+  PA_EACH(k, Step::kStates) s[k] = before.row[k][j];
+  PA_EACH(k, Step::kStates) g[k] = ws.g[k].v[j];
+  PA_EACH(k, Step::kParams) q[k] = ws.param[k].v[j];
+  PA_EACH(k, Step::kParams) gq[k] = R(0);
+  g_x[j] = Step::backward(s, x[j], kept[j], sg[j], g_out[j] + g_mean, g_kept[j], g, q, f, gq);
+  PA_EACH(k, Step::kStates) ws.g[k].v[j] = g[k];
+  if (Sums) PA_EACH(k, Step::kParams) ws.sum[k].v[j] += gq[k];
+}
+
+template <class Step>
+void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Real>& ws) {
+  using R = typename Step::Real;
+  const int n = tile.columns();
+  const Flags f = p.flags;
+  load_params(p, Step::kParams, tile, ws);
+  for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.first[k], tile, ws.state[k].v);
+  for (int j = 0; j < n; ++j) {
+    ws.total.v[j] = R(0);
+    ws.totals[j] = 0.0;
+  }
+  for (int64_t t = 0; t < p.time; ++t) {
+    const R* x = read_row<R>(p.x, tile, t, ws.x.v);
+    R* kept = open_row<R>(p.kept, tile, t, ws.kept.v);
+    R* out = open_row<R>(p.out, tile, t, ws.out.v);
+#pragma omp simd
+    for (int j = 0; j < n; ++j) forward_column<Step>(ws, j, f, x, kept, out);
+    close_row(p.kept, tile, t, kept);
+    close_row(p.out, tile, t, out);
+    for (int k = 0; k < Step::kStates; ++k) {
+      if (!p.record[k].data) continue;
+      R* record = open_row<R>(p.record[k], tile, t, ws.record.v);
+      for (int j = 0; j < n; ++j) record[j] = ws.state[k].v[j];
+      close_row(p.record[k], tile, t, record);
+    }
+    if (t % kFlush == kFlush - 1) add_flushed(ws.total.v, ws.totals, n);
+  }
+  add_flushed(ws.total.v, ws.totals, n);
+  for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.state[k].v, tile, p.last[k]);
+  if (p.column_sum) scatter(ws.totals, p.column_sum + tile.column(p, 0), p.inner, tile);
+}
+
+template <class F, class R>
+void fill_surrogate(const R* th, const R* q, int n, R* a, R* b) {
+#pragma omp simd
+  for (int j = 0; j < n; ++j) F::prepare(th[j], q, a[j], b[j]);
+}
+
+template <class F, class R>
+void eval_surrogate(const R* w, const R* th, const R* q, const R* a, const R* b, int n, R* sg) {
+#pragma omp simd
+  for (int j = 0; j < n; ++j) sg[j] = F::eval(w[j], th[j], q, a[j], b[j]);
+}
+
+// Calls `f` with the functor that `kind` names.
+template <class Call>
+void with_surrogate(int kind, const Call& f) {
+  switch (kind) {
+    case kSingleExponential: return f(SingleExponential{});
+    case kPeriodicExponential: return f(PeriodicExponential{});
+    case kHeaviside: return f(Heaviside{});
+    case kGaussian: return f(Gaussian{});
+    case kMultiGaussian: return f(MultiGaussian{});
+  }
+}
+
+// Out of line, so that the surrogates are compiled once per dtype and not once per step.
+template <class R>
+__attribute__((noinline)) void prepare_surrogate(int kind, const R* q, int n, Workspace<R>& ws) {
+  with_surrogate(kind, [&](auto f) { fill_surrogate<decltype(f)>(ws.th.v, q, n, ws.sg_a.v, ws.sg_b.v); });
+}
+
+template <class R>
+__attribute__((noinline)) void surrogate_row(int kind, const R* w, const R* q, int n, Workspace<R>& ws) {
+  with_surrogate(kind, [&](auto f) { eval_surrogate<decltype(f)>(w, ws.th.v, q, ws.sg_a.v, ws.sg_b.v, n, ws.sg.v); });
+}
+
+// States before each step of the tile, [time][state][kWidth-row], by running forward again from `kept`.
+template <class Step>
+void replay_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Real>& ws, typename Step::Real* scratch) {
+  using R = typename Step::Real;
+  const int n = tile.columns();
+  const Flags f = p.flags;
+  for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.first[k], tile, ws.state[k].v);
+  for (int64_t t = 0; t < p.time; ++t) {
+    const R* x = read_row<R>(p.x, tile, t, ws.x.v);
+    const R* kept = read_row<R>(p.kept, tile, t, ws.kept.v);
+    R* to = scratch + t * Step::kStates * n;
+#pragma omp simd
+    for (int j = 0; j < n; ++j) replay_column<Step>(ws, j, n, f, x, kept, to);
+  }
+}
+
+// Sums: whether any parameter's gradient is wanted.
+template <class Step, bool Sums>
+void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Real>& ws,
+                   typename Step::Real* scratch) {
+  using R = typename Step::Real;
+  const int n = tile.columns();
+  const Flags f = p.flags;
+  const R g_mean = static_cast<R>(p.g_mean);
+  R q[kMaxSurrogateParams];
+  for (int k = 0; k < kMaxSurrogateParams; ++k) q[k] = static_cast<R>(p.surrogate_param[k]);
+  load_params(p, Step::kParams, tile, ws);
+  if (Step::kReplay) replay_tile<Step>(p, tile, ws, scratch);
+  for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.g_last[k], tile, ws.g[k].v);
+  for (int k = 0; k < Step::kParams; ++k)
+    for (int j = 0; j < n; ++j) {
+      ws.sum[k].v[j] = R(0);
+      ws.sums[k][j] = 0.0;
+    }
+  for (int j = 0; j < n; ++j) ws.g_out.v[j] = ws.g_kept.v[j] = ws.sg.v[j] = R(0);
+
+  for (int64_t t = p.time - 1; t >= 0; --t) {
+    const R* x = read_row<R>(p.x, tile, t, ws.x.v);
+    const R* kept = read_row<R>(p.kept, tile, t, ws.kept.v);
+    const R* g_out = read_row<R>(p.g_out, tile, t, ws.g_out.v);
+    const R* g_kept = read_row<R>(p.g_kept, tile, t, ws.g_kept.v);
+    R* g_x = open_row<R>(p.g_x, tile, t, ws.g_x.v);
+    for (int k = 0; k < Step::kStates; ++k) {
+      if (!p.g_record[k].data) continue;
+      const R* g = read_row<R>(p.g_record[k], tile, t, ws.g_record.v);
+      for (int j = 0; j < n; ++j) ws.g[k].v[j] += g[j];
+    }
+
+    // states before the step
+    Rows<R> before;
+    for (int k = 0; k < kMaxStates; ++k)
+      before.row[k] = Step::kReplay ? scratch + (t * Step::kStates + k) * n : ws.before[k].v;
+    if constexpr (!Step::kReplay && Sums) {
+      if (t == 0) {
+        load_columns(p, p.first[0], tile, ws.before[0].v);
+      } else {
+        const R* w = read_row<R>(p.kept, tile, t - 1, ws.record.v);
+#pragma omp simd
+        for (int j = 0; j < n; ++j) settle_column<Step>(ws, j, f, w);
+      }
+    }
+
+    // surrogate
+    const R* sg = ws.sg.v;
+    if (Step::kSpike != kNoSpike) {
+      if (p.surrogate == kPrecomputed) {
+        sg = read_row<R>(p.dspike, tile, t, ws.sg.v);
+      } else {
+        if (Step::kThresholdVaries || t == p.time - 1) {
+#pragma omp simd
+          for (int j = 0; j < n; ++j) threshold_column<Step>(ws, j, f, before);
+          prepare_surrogate(p.surrogate, q, n, ws);
+        }
+        surrogate_row(p.surrogate, kept, q, n, ws);
+      }
+    }
+
+#pragma omp simd
+    for (int j = 0; j < n; ++j)
+      backward_column<Step, Sums>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
+    close_row(p.g_x, tile, t, g_x);
+    if (Sums && (t % kFlush == 0))
+      for (int k = 0; k < Step::kParams; ++k) add_flushed(ws.sum[k].v, ws.sums[k], n);
+  }
+  for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.g[k].v, tile, p.g_first[k]);
+  for (int k = 0; Sums && k < Step::kParams; ++k)
+    if (p.g_param[k]) scatter(ws.sums[k], p.g_param[k] + tile.column(p, 0), p.inner, tile);
+}

@@ -1,0 +1,67 @@
+// Elementary functions that compilers vectorise on every target: no libm calls, no branches, no tables.
+// exp: 2 ulp in float, 1 ulp in double over the normal range; 0 below it, infinity above it, NaN kept.
+#pragma once
+
+// PA_HD: qualifier of every function of a step header. A GPU driver defines it as __host__ __device__.
+#ifndef PA_HD
+#define PA_HD inline __attribute__((always_inline))
+#endif
+
+PA_HD float exp_(float x) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
+  const float xc = x < -87.3f ? -87.3f : x;
+  const float t = xc * 1.44269504088896341f + magic;
+  const float n = t - magic;
+  const float r = (xc - n * 0.693359375f) - n * -2.12194440e-4f;
+  float y = 1.9875691500e-4f;
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = (y * r * r + r) + 1.0f;
+  int bits;
+  memcpy(&bits, &t, sizeof bits);
+  bits = (bits - 0x4B400000 + 127) << 23;
+  float scale;
+  memcpy(&scale, &bits, sizeof scale);
+  y = y * scale;
+  y = x < -87.3f ? 0.0f : y;
+  return x > 88.0f ? __builtin_inff() : y;
+}
+
+PA_HD double exp_(double x) {
+  const double magic = 6755399441055744.0;  // 1.5 * 2^52
+  const double xc = x < -708.0 ? -708.0 : x;
+  const double t = xc * 1.4426950408889634074 + magic;
+  const double n = t - magic;
+  const double r = (xc - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+  double y = 1.6059043836821614599e-10;  // 1/13!
+  y = y * r + 2.0876756987868098979e-9;
+  y = y * r + 2.5052108385441718775e-8;
+  y = y * r + 2.7557319223985890653e-7;
+  y = y * r + 2.7557319223985890653e-6;
+  y = y * r + 2.4801587301587301587e-5;
+  y = y * r + 1.9841269841269841270e-4;
+  y = y * r + 1.3888888888888888889e-3;
+  y = y * r + 8.3333333333333333333e-3;
+  y = y * r + 4.1666666666666666667e-2;
+  y = y * r + 1.6666666666666666667e-1;
+  y = y * r + 0.5;
+  y = (y * r * r + r) + 1.0;
+  long long bits;
+  memcpy(&bits, &t, sizeof bits);
+  bits = static_cast<long long>(static_cast<unsigned long long>(bits - 0x4338000000000000LL + 1023) << 52);
+  double scale;
+  memcpy(&scale, &bits, sizeof scale);
+  y = y * scale;
+  y = x < -708.0 ? 0.0 : y;
+  return x > 709.0 ? __builtin_inf() : y;
+}
+
+PA_HD float abs_(float x) { return __builtin_fabsf(x); }
+PA_HD double abs_(double x) { return __builtin_fabs(x); }
+PA_HD float trunc_(float x) { return __builtin_truncf(x); }
+PA_HD double trunc_(double x) { return __builtin_trunc(x); }
+PA_HD float floor_(float x) { return __builtin_floorf(x); }
+PA_HD double floor_(double x) { return __builtin_floor(x); }

@@ -1,0 +1,256 @@
+"""The `cpu` backend: the C++ kernels, called with addresses, sizes and strides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+from plugin_accel import _C
+from plugin_accel.errors import InputError
+from plugin_accel.hookspecs import hookimpl
+from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
+from plugin_accel.neurons.layout import Layout, layout_of
+
+_POOLED_BYTES = 1 << 16  # below this a fresh allocation costs no page fault worth saving
+
+Row = tuple[int, int, int, int]
+"""(address, outer stride, time stride, inner stride)"""
+
+
+def empty_cache() -> None:
+    """Give the memory that the `cpu` backend keeps for recycling back to the system.
+
+    Outputs, gradients and saved tensors of the kernels live in recycled memory, because the page faults of fresh memory cost
+    more than the kernels themselves. At most an eighth of the machine's memory is kept; the environment variable
+    `PLUGIN_ACCEL_POOL_MB` sets another bound (0: keep nothing).
+    """
+    _C.pool_trim()
+
+
+def _set_pool_limit() -> None:
+    text = os.environ.get("PLUGIN_ACCEL_POOL_MB")
+    if text is None:
+        return
+    if not text.isdecimal():
+        raise ValueError(f"PLUGIN_ACCEL_POOL_MB: expected a whole number of megabytes, got {text!r}")
+    _C.pool_set_limit(int(text) << 20)
+
+
+_set_pool_limit()
+
+
+def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if prod(shape) * dtype.itemsize < _POOLED_BYTES:
+        return torch.empty_strided(shape, strides, dtype=dtype)
+    made: Tensor = torch.from_dlpack(_C.empty(shape, strides, dtype.itemsize))
+    return made
+
+
+def _row(t: Tensor, rows: tuple[int, int, int]) -> Row:
+    return (t.data_ptr(), *rows)
+
+
+@lru_cache(maxsize=512)
+def _variant(neuron: Neuron, config: Config, fp64: bool) -> tuple[int, ...]:
+    return (neuron.index, int(fp64), *config.packed_variant)
+
+
+@lru_cache(maxsize=512)
+def _slots(neuron: Neuron, config: Config) -> tuple[int | None, ...]:
+    """For each parameter of the step header, its position in the call's parameters."""
+    names = neuron.params(config)
+    return tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
+
+
+class _Param:
+    """A parameter as the kernels read it, and the shape in which its gradient comes back."""
+
+    __slots__ = ("argument", "by_inner", "by_outer", "keep", "shape", "strides", "target")
+
+    def __init__(self, p: Tensor, layout: Layout) -> None:
+        self.target = p.shape
+        self.by_outer = self.by_inner = False
+        self.shape: tuple[int, ...] = ()
+        self.strides: tuple[int, ...] = ()
+        if p.numel() == 1:
+            self.keep = p
+            self.argument = (p.data_ptr(), 0, 0)
+            return
+        try:
+            full = p.detach().expand(layout.state_shape)
+        except RuntimeError:
+            raise InputError(
+                f"parameter: expected a shape that broadcasts to {layout.state_shape}, got {tuple(p.shape)}; "
+                "give it one value, one per neuron or one per sample and neuron"
+            ) from None
+        k = layout.outer_dims
+        self.by_outer = any(s != 0 and n != 1 for s, n in zip(full.stride()[:k], full.shape[:k], strict=True))
+        self.by_inner = any(s != 0 and n != 1 for s, n in zip(full.stride()[k:], full.shape[k:], strict=True))
+        self.shape = (full.shape if self.by_outer else (1,) * k + full.shape[k:]) if self.by_inner else full.shape[:k]
+        self.strides = layout.state_strides if self.by_inner else ()
+        if not self.by_inner:
+            self.shape = (*full.shape[:k], *(1,) * (full.dim() - k))
+            self.keep = full[(..., *(0,) * (full.dim() - k))].contiguous()
+            self.argument = (self.keep.data_ptr(), 1, 0)
+            return
+        self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype)
+        self.keep.copy_(full if self.by_outer else full[(slice(0, 1),) * k])
+        inner = layout.sizes[2]
+        self.argument = (self.keep.data_ptr(), inner if self.by_outer else 0, 1)
+
+    def gradient(self) -> Tensor:
+        """Uninitialised memory for the gradient."""
+        if not (self.by_outer or self.by_inner):
+            return torch.empty(self.target, dtype=self.keep.dtype)
+        if not self.by_inner:
+            return torch.empty(self.shape, dtype=self.keep.dtype)
+        return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype)
+
+
+class CpuBackend:
+    """C++ kernels for baseline, AVX2 and AVX-512, chosen at run time; deterministic for any number of threads."""
+
+    name = "cpu"
+    devices = frozenset({"cpu"})
+    saves_input = False
+
+    def unavailable(self) -> str | None:
+        """None: the extension is built, or importing this module would have failed."""
+        return None
+
+    def details(self) -> str:
+        """Instruction set, threads and compiler."""
+        threads = f"{torch.get_num_threads()} threads (OpenMP)" if _C.openmp() else "1 thread (built without OpenMP)"
+        return f"{_C.isa()} of {', '.join(_C.isas())}; {threads}; {_C.compiler()}"
+
+    def refuses(self, neuron: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why this backend cannot run a neuron on a device with a dtype."""
+        if device.type != "cpu":
+            return f"the cpu backend runs on the CPU, not on {device.type}"
+        if dtype not in (torch.float32, torch.float64):
+            return f"the cpu kernels compute in float32 or float64, not in {dtype}"
+        return None
+
+    def forward(
+        self,
+        neuron: Neuron,
+        config: Config,
+        x: Tensor,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        *,
+        keep: bool,
+        record: bool,
+    ) -> Result:
+        """See `Kernels.forward`."""
+        dtype = x.dtype
+        layout = layout_of(x, config.time_dim)
+        x, x_rows = layout.readable(x)
+        first = [layout.state(s) for s in first]
+        views = [_Param(p, layout) for p in params]
+        rows = layout.dense_rows
+        out = _empty(layout.shape, layout.strides, dtype)
+        kept = _empty(layout.shape, layout.strides, dtype) if keep else None
+        records = tuple(_empty(layout.shape, layout.strides, dtype) for _ in first) if record else ()
+        last = tuple(_empty(layout.state_shape, layout.state_strides, dtype) for _ in first)
+        fp64 = dtype is torch.float64
+        narrow = fp64 and config.spike != "none"  # the hosts' spikes are fp32 whatever the input
+        mean = torch.empty((), dtype=torch.float32 if narrow else dtype)
+        _C.forward(
+            _variant(neuron, config, fp64),
+            layout.sizes,
+            config.packed_flags,
+            tuple(None if i is None else views[i].argument for i in _slots(neuron, config)),
+            _row(x, x_rows),
+            None if kept is None else _row(kept, rows),
+            tuple(s.data_ptr() for s in first),
+            _row(out, rows),
+            tuple(_row(r, rows) for r in records),
+            tuple(s.data_ptr() for s in last),
+            mean.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return Result(out.float() if narrow else out, mean, last, kept, records)
+
+    def backward(
+        self,
+        neuron: Neuron,
+        config: Config,
+        saved: Saved,
+        grads: Incoming,
+        wanted: Wanted,
+        dspike_dv: Tensor | None,
+    ) -> Gradients:
+        """See `Kernels.backward`."""
+        kept, dtype = saved.kept, saved.kept.dtype
+        layout = layout_of(kept, config.time_dim)
+        rows = layout.dense_rows
+        alive: list[Tensor] = []  # copies that must outlive the call
+
+        def row(t: Tensor | None) -> Row | None:
+            if t is None:
+                return None
+            t, strides = layout.readable(t.to(dtype))
+            alive.append(t)
+            return _row(t, strides)
+
+        def state(t: Tensor | None) -> int:
+            if t is None:
+                return 0
+            t = layout.state(t.to(dtype))
+            alive.append(t)
+            return t.data_ptr()
+
+        views = [_Param(p, layout) for p in saved.params]
+        g_x = _empty(layout.shape, layout.strides, dtype) if wanted.x else None
+        g_first = tuple(
+            _empty(layout.state_shape, layout.state_strides, dtype) if want else None for want in wanted.first
+        )
+        g_params = [v.gradient() if want else None for v, want in zip(views, wanted.params, strict=True)]
+        slots = _slots(neuron, config)
+        targets: list[tuple[int, int, int] | None] = [None] * len(slots)
+        for slot, i in enumerate(slots):
+            if i is not None and (g := g_params[i]) is not None:
+                targets[slot] = (g.data_ptr(), int(views[i].by_outer), int(views[i].by_inner))
+        _C.backward(
+            _variant(neuron, config, dtype is torch.float64),
+            layout.sizes,
+            config.packed_flags,
+            tuple(None if i is None else views[i].argument for i in slots),
+            row(saved.x),
+            _row(kept, rows),
+            tuple(state(s) for s in saved.first),
+            config.packed_surrogate if dspike_dv is None else (0, 0.0, 0.0, 0.0, 0.0, 0.0),
+            row(dspike_dv),
+            row(grads.out),
+            row(grads.kept),
+            tuple(row(g) for g in grads.records),
+            tuple(state(g) for g in grads.last),
+            0.0 if grads.mean is None else float(grads.mean) / kept.numel(),
+            None if g_x is None else _row(g_x, rows),
+            tuple(0 if g is None else g.data_ptr() for g in g_first),
+            tuple(targets),
+            torch.get_num_threads(),
+        )
+        return Gradients(
+            g_x,
+            g_first,
+            tuple(
+                g if g is None or g.shape == v.target else g.sum_to_size(v.target)
+                for g, v in zip(g_params, views, strict=True)
+            ),
+        )
+
+
+BACKEND = CpuBackend()
+
+
+@hookimpl
+def plugin_accel_backends() -> Iterable[CpuBackend]:
+    """The built-in CPU backend."""
+    return (BACKEND,)

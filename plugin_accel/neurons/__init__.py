@@ -1,0 +1,29 @@
+"""Neuron models: their steps, their autograd and their `torch.library` ops, over whichever backend runs them."""
+
+from plugin_accel.neurons import ops
+from plugin_accel.neurons.config import Config
+from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted, run
+from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
+from plugin_accel.neurons.sinabs_lif import SINABS_LIF
+
+ALL: dict[str, Neuron] = {n.name: n for n in (SINABS_LIF, SINABS_ALIF)}
+"""Every neuron model by name."""
+
+for _neuron in ALL.values():
+    ops.register(_neuron)
+
+__all__ = [
+    "ALL",
+    "SINABS_ALIF",
+    "SINABS_LIF",
+    "Config",
+    "Gradients",
+    "Incoming",
+    "Kernels",
+    "Neuron",
+    "Result",
+    "Saved",
+    "Wanted",
+    "ops",
+    "run",
+]

@@ -1,0 +1,68 @@
+"""What is fixed for a call before any data is seen; hashable, and a string inside a `torch.library` op."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from plugin_accel.surrogates import PRECOMPUTED, Surrogate
+
+SPIKES = ("none", "single", "multi")
+RESETS = ("subtract_threshold", "subtract", "value")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Static configuration of one neuron call.
+
+    Attributes:
+        synapse: The input goes through a decaying synaptic current first.
+        spike: "none", "single" (0 or 1) or "multi" (integer part of v / threshold, at most `max_spikes`).
+        reset: "subtract_threshold", "subtract" (a value of its own) or "value" (set to it).
+        clamp: The membrane is bounded from below after spike and reset.
+        max_spikes: Most spikes per step and neuron of "multi".
+        surrogate: Its gradient; None with spike "none" or for a callable given beside.
+        round32: fp64 data with spikes that the host keeps in fp32 (and products of spikes alone with them).
+        time_dim: Position of time in the input's shape; -1 for a single step without a time dimension.
+    """
+
+    synapse: bool = False
+    spike: str = "multi"
+    reset: str = "subtract_threshold"
+    clamp: bool = False
+    max_spikes: float = math.inf
+    surrogate: Surrogate | None = None
+    round32: bool = False
+    time_dim: int = 1
+
+    @cached_property
+    def packed_surrogate(self) -> tuple[float, ...]:
+        """(number, five parameters) for the kernels."""
+        return self.surrogate.packed if self.surrogate else PRECOMPUTED
+
+    @cached_property
+    def packed_flags(self) -> tuple[float, int, int, int]:
+        """(max_spikes, clamp, reset_by_threshold, round32) for the kernels."""
+        return (float(self.max_spikes), int(self.clamp), int(self.reset == "subtract_threshold"), int(self.round32))
+
+    @cached_property
+    def packed_variant(self) -> tuple[int, int, int]:
+        """(synapse, spike, reset) for the kernels."""
+        return (int(self.synapse), SPIKES.index(self.spike), int(self.reset == "value"))
+
+    def encode(self) -> str:
+        """A string that `decode` turns back."""
+        surrogate = [self.surrogate.name, *self.surrogate.params] if self.surrogate else None
+        return json.dumps(
+            [self.synapse, self.spike, self.reset, self.clamp, self.max_spikes, surrogate, self.round32, self.time_dim]
+        )
+
+
+@lru_cache(maxsize=1024)
+def decode(text: str) -> Config:
+    """The configuration that `Config.encode` wrote."""
+    synapse, spike, reset, clamp, max_spikes, surrogate, round32, time_dim = json.loads(text)
+    made = Surrogate(surrogate[0], tuple(surrogate[1:])) if surrogate else None
+    return Config(synapse, spike, reset, clamp, max_spikes, made, round32, time_dim)

@@ -1,0 +1,248 @@
+"""A neuron as declared by its file, and what every neuron shares: one autograd function over any backend's kernels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from plugin_accel.neurons.config import Config
+from plugin_accel.neurons.layout import steps
+from plugin_accel.surrogates import SurrogateFn
+
+
+class Result(NamedTuple):
+    """What a neuron hands back for a sequence."""
+
+    out: Tensor
+    """Spikes (fp32, as the hosts), or the membrane of a neuron without spikes; shape of the input."""
+    mean: Tensor
+    """Mean of `out` over everything, 0-d, differentiable."""
+    last: tuple[Tensor, ...]
+    """States after the last step, shape of the input without time; real tensors, never views."""
+    kept: Tensor | None
+    """Membrane before the reset at every step, if it was recorded or is needed for backward."""
+    records: tuple[Tensor, ...]
+    """Each state after every step, shape of the input; empty unless recorded."""
+
+
+class Gradients(NamedTuple):
+    """Gradients by position; None where none was wanted."""
+
+    x: Tensor | None
+    first: tuple[Tensor | None, ...]
+    params: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Gradients that arrive at a neuron's results; None stands for zero."""
+
+    out: Tensor | None
+    mean: Tensor | None
+    last: tuple[Tensor | None, ...]
+    kept: Tensor | None
+    records: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What forward left for backward."""
+
+    x: Tensor | None
+    kept: Tensor
+    first: tuple[Tensor | None, ...]
+    params: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which gradients backward must give."""
+
+    x: bool
+    first: tuple[bool, ...]
+    params: tuple[bool, ...]
+
+
+class Kernels(Protocol):
+    """What a backend implements. Nothing here is differentiable: the autograd function around it is shared.
+
+    Tensors are on one device, floating inputs, states and parameters of one dtype; parameters are 0-d or broadcast against
+    a state from the right. `saves_input` says that backward always needs `Saved.x` and every `Saved.first`.
+    """
+
+    name: str
+    saves_input: bool
+
+    def forward(
+        self, neuron: Neuron, config: Config, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor], *, keep: bool, record: bool
+    ) -> Result:
+        """Run a sequence; `keep`: hand back `kept`, `record`: hand back `records`."""
+        ...
+
+    def backward(
+        self, neuron: Neuron, config: Config, saved: Saved, grads: Incoming, wanted: Wanted, dspike_dv: Tensor | None
+    ) -> Gradients:
+        """Gradients of a sequence; `dspike_dv` replaces the configured surrogate."""
+        ...
+
+
+class Neuron(ABC):
+    """A neuron model: names, and one step in plain torch. Subclasses are stateless singletons."""
+
+    name: str
+    index: int
+    """Number of the kernels in csrc/cpu/kernels.h."""
+
+    @abstractmethod
+    def states(self, config: Config) -> tuple[str, ...]:
+        """Names of the states, in order."""
+
+    @abstractmethod
+    def params(self, config: Config) -> tuple[str, ...]:
+        """Names of the parameters, in order."""
+
+    @property
+    @abstractmethod
+    def kernel_params(self) -> tuple[str, ...]:
+        """All parameters in the order of the step header; those that a configuration lacks are left out there."""
+
+    @abstractmethod
+    def replays(self, config: Config) -> bool:
+        """Whether backward runs forward again for states that `kept` does not determine."""
+
+    @abstractmethod
+    def step(
+        self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One step in plain torch: (out, kept, state). `spike(v, threshold)` generates spikes with their gradient."""
+
+    def thresholds(self, config: Config, saved: Saved, records: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
+        """Threshold in force: one tensor, or one per step; `records` as in `Result`."""
+        return saved.params[self.params(config).index("threshold")]
+
+    @property
+    def threshold_varies(self) -> bool:
+        """Whether `thresholds` needs records."""
+        return False
+
+
+def run(
+    neuron: Neuron,
+    kernels: Kernels,
+    config: Config,
+    x: Tensor,
+    first: Sequence[Tensor],
+    params: Sequence[Tensor],
+    *,
+    surrogate_fn: SurrogateFn | None = None,
+    keep: bool = False,
+    record: bool = False,
+) -> Result:
+    """Run a neuron over a sequence, differentiably.
+
+    Args:
+        neuron: The model.
+        kernels: A backend.
+        config: Static configuration.
+        x: Input, time at `config.time_dim`, fp32 or fp64.
+        first: States before the first step, shape of `x` without time.
+        params: As named by `neuron.params(config)`; 0-d, or broadcast against a state from the right.
+        surrogate_fn: Replaces `config.surrogate`: any callable (v, threshold) -> d spike / d v. It is called under no_grad
+            in backward, one step at a time and from the last step to the first, as the hosts call it.
+        keep: Also give back the membrane before the reset, differentiably.
+        record: Also give back every state after each step, differentiably.
+    """
+    if not (torch.is_grad_enabled() and _any_requires_grad(x, first, params)):
+        return kernels.forward(neuron, config, x, first, params, keep=keep, record=record)
+    call = _Call(neuron, kernels, config, surrogate_fn, keep, record, len(first))
+    flat = _Sequence.apply(call, x, *first, *params)
+    states = len(first)
+    return Result(
+        flat[0],
+        flat[1],
+        flat[2 : 2 + states],
+        flat[2 + states] if keep else None,
+        flat[-states:] if record else (),
+    )
+
+
+def _any_requires_grad(x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> bool:
+    return x.requires_grad or any(p.requires_grad for p in params) or any(s.requires_grad for s in first)
+
+
+class _Call(NamedTuple):
+    neuron: Neuron
+    kernels: Kernels
+    config: Config
+    surrogate_fn: SurrogateFn | None
+    keep: bool
+    record: bool
+    states: int
+
+
+class _Sequence(torch.autograd.Function):
+    """(call, x, *first, *params) -> (out, mean, *last, [kept], *records)."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        first, params = tensors[: call.states], tensors[call.states :]
+        neuron, config = call.neuron, call.config
+        records_for_threshold = call.surrogate_fn is not None and neuron.threshold_varies
+        result = call.kernels.forward(
+            neuron, config, x, first, params, keep=True, record=call.record or records_for_threshold
+        )
+        ctx.call = call
+        needs = ctx.needs_input_grad
+        rebuild = call.kernels.saves_input or neuron.replays(config) or any(needs[2 + call.states :])
+        ctx.save_for_backward(
+            result.kept,
+            x if rebuild else None,
+            *(first if rebuild else (None,) * call.states),
+            *params,
+            *(result.records if records_for_threshold else ()),
+        )
+        ctx.param_count = len(params)
+        ctx.set_materialize_grads(False)
+        kept = (result.kept,) if call.keep else ()
+        return (result.out, result.mean, *result.last, *kept, *(result.records if call.record else ()))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        call: _Call = ctx.call
+        kept, x, *rest = ctx.saved_tensors
+        states, n_params = call.states, ctx.param_count
+        saved = Saved(x, kept, tuple(rest[:states]), tuple(rest[states : states + n_params]))
+        after = 2 + states + int(call.keep)
+        incoming = Incoming(
+            grads[0],
+            grads[1],
+            grads[2 : 2 + states],
+            grads[2 + states] if call.keep else None,
+            grads[after:] if call.record else (),
+        )
+        needs = ctx.needs_input_grad
+        wanted = Wanted(needs[1], needs[2 : 2 + states], needs[2 + states :])
+        dspike_dv = None
+        if call.surrogate_fn is not None:
+            thresholds = call.neuron.thresholds(call.config, saved, rest[states + n_params :])
+            dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
+        g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
+        return (None, g.x, *g.first, *g.params)
+
+
+def evaluate_surrogate(
+    fn: SurrogateFn, kept: Tensor, thresholds: Sequence[Tensor] | Tensor, time_dim: int
+) -> Tensor:
+    """d spike / d v of an arbitrary callable, step by step from the last to the first."""
+    out = torch.empty_like(kept)
+    into, values = steps(out, time_dim), steps(kept, time_dim)
+    for t in range(len(values) - 1, -1, -1):
+        threshold = thresholds if isinstance(thresholds, Tensor) else thresholds[t]
+        into[t].copy_(fn(values[t], threshold))
+    return out

@@ -1,0 +1,176 @@
+"""Every neuron as a pair of `torch.library` ops, for `torch.compile`, `torch.export` and whoever wants an op.
+
+    plugin_accel::<neuron>(Tensor x, Tensor[] first, Tensor[] params, str config, bool keep, bool record, str backend)
+        -> Tensor[]: out, mean, *last, kept (size 0 unless `keep`), *records (if `record`)
+    plugin_accel::<neuron>_backward(...) -> Tensor[]: g_x, *g_first, *g_params (size 0 where not wanted)
+
+`config` is `Config.encode()`; `backend` a name, or "" for the one in force when the op runs. Eager code calls the
+kernels through `neurons.run` instead, which costs half as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plugin_accel.neurons.config import Config, decode
+from plugin_accel.neurons.layout import layout_of
+from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
+
+Resolver = Callable[[str, torch.device, torch.dtype, str], Kernels]
+
+_resolver: list[Resolver] = []
+
+
+def set_resolver(resolver: Resolver) -> None:
+    """Told by the backends how an op finds its kernels: (neuron, device, dtype, backend name or "")."""
+    _resolver[:] = [resolver]
+
+
+def _flatten(result: Result, keep: bool) -> list[Tensor]:
+    kept = result.kept if keep and result.kept is not None else result.out.new_empty(0)
+    return [result.out, result.mean, *result.last, kept, *result.records]
+
+
+
+_LIBRARY = torch.library.Library("plugin_accel", "DEF")
+_ARGUMENTS = "Tensor x, Tensor[] first, Tensor[] params, str config, bool keep, bool record, str backend"
+_BACKWARD_ARGUMENTS = (
+    "Tensor? x, Tensor kept, Tensor[] first, Tensor[] params, Tensor?[] grads, bool[] wanted, str config, str backend"
+)
+
+
+def register(neuron: Neuron) -> None:
+    """Define the two ops of a neuron, their fakes and their autograd formula."""
+    name = neuron.name
+
+    def forward(
+        x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor], config: str, keep: bool, record: bool, backend: str
+    ) -> list[Tensor]:
+        kernels = _resolver[0](name, x.device, x.dtype, backend)
+        decoded = decode(config)
+        return _flatten(kernels.forward(neuron, decoded, x, first, params, keep=keep, record=record), keep)
+
+    def forward_fake(
+        x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor], config: str, keep: bool, record: bool, backend: str
+    ) -> list[Tensor]:
+        decoded = decode(config)
+        layout = layout_of(x, decoded.time_dim)
+        spikes = torch.float32 if decoded.spike != "none" else x.dtype
+
+        def full(dtype: torch.dtype) -> Tensor:
+            return x.new_empty_strided(layout.shape, layout.strides, dtype=dtype)
+
+        last = [x.new_empty_strided(layout.state_shape, layout.state_strides) for _ in first]
+        kept = full(x.dtype) if keep else x.new_empty(0, dtype=spikes)
+        records = [full(x.dtype) for _ in first] if record else []
+        return [full(spikes), x.new_empty((), dtype=spikes), *last, kept, *records]
+
+    def backward(
+        x: Tensor | None,
+        kept: Tensor,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        config: str,
+        backend: str,
+    ) -> list[Tensor]:
+        kernels = _resolver[0](name, kept.device, kept.dtype, backend)
+        states = len(first)
+        saved = Saved(x, kept, tuple(first), tuple(params))
+        incoming = Incoming(
+            grads[0], grads[1], tuple(grads[2 : 2 + states]), grads[2 + states], tuple(grads[3 + states :])
+        )
+        want = Wanted(wanted[0], tuple(wanted[1 : 1 + states]), tuple(wanted[1 + states :]))
+        g = kernels.backward(neuron, decode(config), saved, incoming, want, None)
+        return _gradients(kept, g)
+
+    def backward_fake(
+        x: Tensor | None,
+        kept: Tensor,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+        config: str,
+        backend: str,
+    ) -> list[Tensor]:
+        layout = layout_of(kept, decode(config).time_dim)
+        shapes = [
+            (layout.shape, layout.strides),
+            *((layout.state_shape, layout.state_strides) for _ in first),
+            *((tuple(p.shape), None) for p in params),
+        ]
+        return [
+            kept.new_empty(0)
+            if not want
+            else kept.new_empty_strided(shape, strides)
+            if strides is not None
+            else kept.new_empty(shape)
+            for (shape, strides), want in zip(shapes, wanted, strict=True)
+        ]
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+        x, first, params, config, _keep, record, backend = inputs
+        states = len(first)
+        ctx.config, ctx.backend, ctx.states, ctx.record = config, backend, states, record
+        ctx.wanted = [t.requires_grad for t in (x, *first, *params)]
+        ctx.save_for_backward(x, output[2 + states], *first, *params)
+        ctx.set_materialize_grads(False)
+
+    def autograd(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
+        x, kept, *rest = ctx.saved_tensors
+        states = ctx.states
+        if kept.dim() == 1 and kept.numel() == 0 and x.numel():
+            raise RuntimeError(
+                f"plugin_accel::{name}: expected keep=True for a call that is differentiated, got False; "
+                "pass keep=True, or call it under torch.no_grad()"
+            )
+        g = backward_op(
+            x, kept, rest[:states], rest[states:], list(grads), ctx.wanted, ctx.config, ctx.backend
+        )
+        got = [t if want else None for t, want in zip(g, ctx.wanted, strict=True)]
+        return got[0], got[1 : 1 + states], got[1 + states :], None, None, None, None
+
+    _LIBRARY.define(f"{name}({_ARGUMENTS}) -> Tensor[]")
+    _LIBRARY.define(f"{name}_backward({_BACKWARD_ARGUMENTS}) -> Tensor[]")
+    backward_op = getattr(torch.ops.plugin_accel, f"{name}_backward").default
+    for kernel in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, forward, kernel)
+        _LIBRARY.impl(f"{name}_backward", backward, kernel)
+    torch.library.register_fake(f"plugin_accel::{name}", forward_fake, lib=_LIBRARY)
+    torch.library.register_fake(f"plugin_accel::{name}_backward", backward_fake, lib=_LIBRARY)
+    torch.library.register_autograd(f"plugin_accel::{name}", autograd, setup_context=setup_context, lib=_LIBRARY)
+
+
+def _gradients(kept: Tensor, g: Gradients) -> list[Tensor]:
+    return [kept.new_empty(0) if t is None else t for t in (g.x, *g.first, *g.params)]
+
+
+def call(
+    neuron: Neuron,
+    config: Config,
+    x: Tensor,
+    first: Sequence[Tensor],
+    params: Sequence[Tensor],
+    *,
+    keep: bool = False,
+    record: bool = False,
+    backend: str = "",
+) -> Result:
+    """`neurons.run` by way of the op: what a compiled program does."""
+    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *first, *params))
+    op = getattr(torch.ops.plugin_accel, neuron.name)
+    flat = op(x, list(first), list(params), config.encode(), keep or differentiated, record, backend)
+    states = len(first)
+    return Result(
+        flat[0],
+        flat[1],
+        tuple(flat[2 : 2 + states]),
+        flat[2 + states] if keep else None,
+        tuple(flat[3 + states :]),
+    )

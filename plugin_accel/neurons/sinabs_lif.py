@@ -1,0 +1,97 @@
+"""sinabs LIF, IAF and ExpLeak over a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plugin_accel.neurons.config import Config
+from plugin_accel.neurons.neuron import Neuron
+
+
+class _Narrow(torch.autograd.Function):
+    """Rounds to fp32 without rounding the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.float().to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def narrow(config: Config, x: Tensor) -> Tensor:
+    """fp64 data: rounds what sinabs computes from spikes alone, and therefore in fp32."""
+    if not config.round32:
+        return x
+    rounded: Tensor = _Narrow.apply(x)
+    return rounded
+
+
+def reset(config: Config, v: Tensor, spikes: Tensor, threshold: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+    """The membrane after the reset; `value` is added to silent neurons too, as sinabs does."""
+    if config.reset == "subtract_threshold":
+        return v - narrow(config, spikes * threshold)
+    if config.reset == "subtract":
+        return v - narrow(config, spikes * params["reset_value"])
+    return v * (spikes == 0).to(v.dtype) + params["reset_value"]
+
+
+def bound_below(v: Tensor, low: Tensor) -> Tensor:
+    """relu(v - low) + low: it rounds unclamped values too, as sinabs does."""
+    return torch.nn.functional.relu(v - low) + low
+
+
+class SinabsLif(Neuron):
+    """Leaky integrate and fire as sinabs computes it.
+
+    For each step, states v (`v_mem`) and, with a synapse, i (`i_syn`):
+
+    1. i = alpha_syn (i + x) with a synapse, else i = x
+    2. w = alpha_mem v + gain_mem i          (gain_mem = 1 - alpha_mem with `norm_input`, else 1)
+    3. out = spike(w, threshold)             (without spikes out = w)
+    4. v = reset(w, out)
+    5. v = relu(v - min_v_mem) + min_v_mem   if clamped
+
+    Source: sinabs/layers/functional/lif.py @ 3.1.3. Units: sinabs has none; taus count time steps.
+    """
+
+    name = "sinabs_lif"
+    index = 0
+    kernel_params = ("alpha_mem", "gain_mem", "alpha_syn", "threshold", "reset_value", "min_v_mem")
+
+    def states(self, config: Config) -> tuple[str, ...]:
+        return ("v_mem", "i_syn") if config.synapse else ("v_mem",)
+
+    def params(self, config: Config) -> tuple[str, ...]:
+        return (
+            "alpha_mem",
+            "gain_mem",
+            *(("alpha_syn",) if config.synapse else ()),
+            *(("threshold",) if config.spike != "none" else ()),
+            *(("reset_value",) if config.spike != "none" and config.reset != "subtract_threshold" else ()),
+            *(("min_v_mem",) if config.clamp else ()),
+        )
+
+    def replays(self, config: Config) -> bool:
+        return config.synapse
+
+    def step(
+        self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        i = params["alpha_syn"] * (state["i_syn"] + x) if config.synapse else x
+        w = params["alpha_mem"] * state["v_mem"] + params["gain_mem"] * i
+        out, v = w, w
+        if config.spike != "none":
+            out = spike(w, params["threshold"])
+            v = reset(config, w, out, params["threshold"], params)
+        if config.clamp:
+            v = bound_below(v, params["min_v_mem"])
+        return out, w, {"v_mem": v, "i_syn": i} if config.synapse else {"v_mem": v}
+
+
+SINABS_LIF = SinabsLif()
