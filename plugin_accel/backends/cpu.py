@@ -103,6 +103,11 @@ class _Param:
         inner = layout.sizes[2]
         self.argument = (self.keep.data_ptr(), inner if self.by_outer else 0, 1)
 
+    def hold(self, held: list[Tensor]) -> tuple[int, int, int]:
+        """The kernel's argument, with the memory it points to added to `held`."""
+        held.append(self.keep)
+        return self.argument
+
     def gradient(self) -> Tensor:
         """Uninitialised memory for the gradient."""
         if not (self.by_outer or self.by_inner):
@@ -150,14 +155,15 @@ class CpuBackend:
         """See `Kernels.forward`."""
         dtype = x.dtype
         layout = layout_of(x, config.time_dim)
+        held: list[Tensor] = []  # copies that must outlive the call
         x, x_rows = layout.readable(x)
         first = [layout.state(s) for s in first]
-        views = [_Param(p, layout) for p in params]
+        arguments = [(p.data_ptr(), 0, 0) if p.numel() == 1 else _Param(p, layout).hold(held) for p in params]
         rows = layout.dense_rows
         out = _empty(layout.shape, layout.strides, dtype)
         kept = _empty(layout.shape, layout.strides, dtype) if keep else None
-        records = tuple(_empty(layout.shape, layout.strides, dtype) for _ in first) if record else ()
-        last = tuple(_empty(layout.state_shape, layout.state_strides, dtype) for _ in first)
+        records = tuple([_empty(layout.shape, layout.strides, dtype) for _ in first]) if record else ()
+        last = tuple([_empty(layout.state_shape, layout.state_strides, dtype) for _ in first])
         fp64 = dtype is torch.float64
         narrow = fp64 and config.spike != "none"  # the hosts' spikes are fp32 whatever the input
         mean = torch.empty((), dtype=torch.float32 if narrow else dtype)
@@ -165,13 +171,13 @@ class CpuBackend:
             _variant(neuron, config, fp64),
             layout.sizes,
             config.packed_flags,
-            tuple(None if i is None else views[i].argument for i in _slots(neuron, config)),
-            _row(x, x_rows),
+            tuple([None if i is None else arguments[i] for i in _slots(neuron, config)]),
+            (x.data_ptr(), *x_rows),
             None if kept is None else _row(kept, rows),
-            tuple(s.data_ptr() for s in first),
+            tuple([s.data_ptr() for s in first]),
             _row(out, rows),
-            tuple(_row(r, rows) for r in records),
-            tuple(s.data_ptr() for s in last),
+            tuple([_row(r, rows) for r in records]),
+            tuple([s.data_ptr() for s in last]),
             mean.data_ptr(),
             torch.get_num_threads(),
         )

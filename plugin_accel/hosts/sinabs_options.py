@@ -1,10 +1,12 @@
-"""Reads a sinabs layer: which of its options the kernels know, and its parameters as they must reach a kernel."""
+"""Reads the options of a sinabs layer: which of them the kernels know, in the kernels' own terms."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import sinabs.activation as sa
@@ -13,124 +15,103 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel.neurons import Config
-from plugin_accel.surrogates import Surrogate, SurrogateFn
+from plugin_accel.surrogates import Surrogate
 
-FP32, FP64 = torch.float32, torch.float64
-
-_SURROGATES: dict[type, tuple[str, tuple[str, ...]]] = {
-    sa.SingleExponential: ("single_exponential", ("grad_width", "grad_scale")),
-    sa.PeriodicExponential: ("periodic_exponential", ("grad_width", "grad_scale")),
-    sa.Heaviside: ("heaviside", ("window",)),
-    sa.Gaussian: ("gaussian", ("mu", "sigma", "grad_scale")),
-    sa.MultiGaussian: ("multi_gaussian", ("mu", "sigma", "h", "s", "grad_scale")),
+_SURROGATES: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    sa.SingleExponential: ("single_exponential", attrgetter("grad_width", "grad_scale")),
+    sa.PeriodicExponential: ("periodic_exponential", attrgetter("grad_width", "grad_scale")),
+    sa.Heaviside: ("heaviside", lambda fn: (fn.window,)),
+    sa.Gaussian: ("gaussian", attrgetter("mu", "sigma", "grad_scale")),
+    sa.MultiGaussian: ("multi_gaussian", attrgetter("mu", "sigma", "h", "s", "grad_scale")),
 }
 
 
-def _name(value: object) -> str:
-    return getattr(value, "__qualname__", None) or type(value).__qualname__
+@dataclass(frozen=True, eq=False)
+class Options:
+    """What a layer's constructor options mean for the kernels; compared by identity, made once per combination.
+
+    Attributes:
+        spike: As in `Config`.
+        reset: As in `Config`.
+        max_spikes: As in `Config`.
+        surrogate: One with a kernel, or None: the layer's own callable is then evaluated in torch.
+        reasons: Why sinabs's own forward must run; empty if the kernels can.
+    """
+
+    spike: str
+    reset: str
+    max_spikes: float
+    surrogate: Surrogate | None
+    reasons: tuple[str, ...]
+
+
+_EXP_LEAK = Options("none", "subtract_threshold", math.inf, None, ())
 
 
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def surrogate_of(layer: Any) -> Surrogate | SurrogateFn | None:
-    """The layer's surrogate as one with a kernel, or as the callable that it is."""
-    fn = layer.surrogate_grad_fn
-    known = _SURROGATES.get(type(fn))
+def _name(value: object) -> str:
+    return getattr(value, "__qualname__", None) or type(value).__qualname__
+
+
+def reset_value(reset_fn: Any) -> Any:
+    """The value that a layer's reset subtracts or sets; None for the threshold."""
+    return getattr(reset_fn, "reset_value" if type(reset_fn) is sa.MembraneReset else "subtract_value", None)
+
+
+def read(layer: Any) -> Options:
+    """The options of a layer as they are now."""
+    if isinstance(layer, sl.ExpLeak):
+        return _EXP_LEAK
+    spike_fn, reset_fn, surrogate = layer.spike_fn, layer.reset_fn, layer.surrogate_grad_fn
+    if spike_fn is sa.MultiSpike or spike_fn is sa.SingleSpike:
+        spike: Any = spike_fn
+    elif type(spike_fn) is sa.MaxSpike:
+        most = spike_fn.max_num_spikes_per_bin
+        spike = math.inf if most is None else most if _number(most) else _name(spike_fn)
+    else:
+        spike = _name(spike_fn)
+    value = reset_value(reset_fn)
+    reset = type(reset_fn) if type(reset_fn) in (sa.MembraneSubtract, sa.MembraneReset) else _name(reset_fn)
+    kind = "none" if value is None else "value" if _number(value) or isinstance(value, Tensor) else _name(type(value))
+    known = _SURROGATES.get(type(surrogate))
     if known is None:
-        return fn  # type: ignore[no-any-return]
-    values = tuple(getattr(fn, field) for field in known[1])
-    return Surrogate(known[0], tuple(map(float, values))) if all(map(_number, values)) else fn
+        return _options(spike, reset, kind, None if callable(surrogate) else _name(surrogate), ())
+    return _options(spike, reset, kind, known[0], known[1](surrogate))
+
+
+@lru_cache(maxsize=512)
+def _options(spike: Any, reset: Any, value: str, surrogate: str | None, values: tuple[Any, ...]) -> Options:
+    reasons = []
+    if isinstance(spike, str):
+        reasons.append(f"spike_fn {spike} has no kernel (SingleSpike, MultiSpike and MaxSpike have)")
+    if isinstance(reset, str):
+        reasons.append(f"reset_fn {reset} has no kernel (MembraneSubtract and MembraneReset have)")
+    elif value not in ("none", "value"):
+        reasons.append(f"reset value is a {value}, neither a number nor a tensor")
+    if surrogate is not None and not values:
+        reasons.append(f"surrogate_grad_fn {surrogate} is not callable")
+    named = Surrogate(surrogate, tuple(map(float, values))) if surrogate and all(map(_number, values)) and values else None
+    # torch clamps fp32 spikes: the bound counts as fp32
+    bound = torch.tensor(spike, dtype=torch.float32).item() if _number(spike) else math.inf
+    how = "value" if reset is sa.MembraneReset else "subtract_threshold" if value == "none" else "subtract"
+    return Options("single" if spike is sa.SingleSpike else "multi", how, bound, named, tuple(reasons))
+
+
+@lru_cache(maxsize=1024)
+def config(options: Options, synapse: bool, clamp: bool, round32: bool, time_dim: int) -> Config:
+    """The configuration of a call."""
+    return Config(
+        synapse, options.spike, options.reset, clamp, options.max_spikes, options.surrogate, round32, time_dim
+    )
 
 
 def reasons(layer: Any) -> tuple[str, ...]:
     """Why a layer's configuration is left to sinabs's own forward."""
-    found = []
-    if isinstance(layer, sl.ExpLeak):
-        return ()
-    if layer.spike_fn not in (sa.SingleSpike, sa.MultiSpike) and not (
-        type(layer.spike_fn) is sa.MaxSpike
-        and (layer.spike_fn.max_num_spikes_per_bin is None or _number(layer.spike_fn.max_num_spikes_per_bin))
-    ):
-        found.append(f"spike_fn {_name(layer.spike_fn)} has no kernel (SingleSpike, MultiSpike and MaxSpike have)")
-    value = reset_value(layer.reset_fn)
-    if type(layer.reset_fn) not in (sa.MembraneSubtract, sa.MembraneReset):
-        found.append(f"reset_fn {_name(layer.reset_fn)} has no kernel (MembraneSubtract and MembraneReset have)")
-    elif not (value is None or _number(value) or isinstance(value, Tensor)):
-        found.append(f"reset value is a {type(value).__name__}, neither a number nor a tensor")
-    if not callable(layer.surrogate_grad_fn):
-        found.append("surrogate_grad_fn is not callable")
-    if any(True for _ in _connection_buffers(layer)):
-        found.append("rec_connect has buffers, with which sinabs cannot initialise the layer's state")
-    return tuple(found)
-
-
-def _connection_buffers(layer: Any) -> Any:
+    found = read(layer).reasons
     connection = getattr(layer, "rec_connect", None)
-    return connection.buffers() if isinstance(connection, nn.Module) else iter(())
-
-
-def reset_value(reset_fn: Any) -> Any:
-    return getattr(reset_fn, "reset_value" if type(reset_fn) is sa.MembraneReset else "subtract_value", None)
-
-
-@dataclass(frozen=True)
-class Options:
-    """A layer's options in the terms of the kernels; those of `Config` that do not depend on the call."""
-
-    config: Config
-    surrogate_fn: SurrogateFn | None
-    reset_value: Any
-
-
-def options(layer: Any, *, synapse: bool, clamp: bool, round32: bool, time_dim: int) -> Options:
-    """The configuration of a call; `reasons(layer)` must be empty."""
-    if isinstance(layer, sl.ExpLeak):
-        return Options(_config(False, "none", "subtract_threshold", clamp, math.inf, None, False, time_dim), None, None)
-    most = getattr(layer.spike_fn, "max_num_spikes_per_bin", None)
-    surrogate = surrogate_of(layer)
-    named = surrogate if isinstance(surrogate, Surrogate) else None
-    value = reset_value(layer.reset_fn)
-    reset = "subtract_threshold" if value is None else "subtract"
-    if type(layer.reset_fn) is sa.MembraneReset:
-        reset = "value"
-    # torch clamps fp32 spikes: the bound counts as fp32
-    bound = math.inf if most is None else torch.tensor(most, dtype=FP32).item()
-    spike = "single" if layer.spike_fn is sa.SingleSpike else "multi"
-    config = _config(synapse, spike, reset, clamp, bound, named, round32, time_dim)
-    return Options(config, None if named else surrogate, value)  # type: ignore[arg-type]
-
-
-@lru_cache(maxsize=1024)
-def _config(*fields: Any) -> Config:
-    return Config(*fields)
-
-
-class Refused(Exception):
-    """This call is left to sinabs's own forward; the text says why."""
-
-
-def fits(name: str, value: Tensor, state_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Refuse a parameter that would enlarge or widen the state.
-
-    Raises:
-        Refused: with the reason.
-    """
-    if value.dim() == 0:
-        return
-    if value.dtype is FP64 and dtype is FP32:
-        raise Refused(f"{name} is a float64 tensor, with which sinabs continues in float64; the input is float32")
-    if value.dim() > len(state_shape) or any(
-        n not in (1, m) for n, m in zip(reversed(value.shape), reversed(state_shape), strict=False)
-    ):
-        raise Refused(f"{name} of shape {tuple(value.shape)} does not broadcast to the state's {state_shape}")
-
-
-def as_param(value: Any, dtype: torch.dtype, through: torch.dtype | None = None) -> Tensor:
-    """A number or tensor as a parameter of `dtype`, rounded to `through` first where sinabs does."""
-    if not isinstance(value, Tensor):
-        value = torch.tensor(value, dtype=through or dtype)
-    elif through is not None and value.dtype is not through:
-        value = value.to(through)
-    return value if value.dtype is dtype else value.to(dtype)
+    if isinstance(connection, nn.Module) and any(True for _ in connection.buffers()):
+        found += ("rec_connect has buffers, with which sinabs cannot initialise the layer's state",)
+    return found

@@ -13,9 +13,9 @@ SPIKES = ("none", "single", "multi")
 RESETS = ("subtract_threshold", "subtract", "value")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Config:
-    """Static configuration of one neuron call.
+    """Static configuration of one neuron call; compared by identity, so that looking things up by it is cheap.
 
     Attributes:
         synapse: The input goes through a decaying synaptic current first.

@@ -52,6 +52,7 @@ class Layout:
         sizes: (outer, time, inner).
         outer_dims: How many dimensions of a state are outer ones; the others are inner.
         time_dim: Position of time in `shape`, or STEP.
+        dense_rows: (outer, time, inner) strides of the output.
     """
 
     shape: tuple[int, ...]
@@ -61,6 +62,7 @@ class Layout:
     sizes: tuple[int, int, int]
     outer_dims: int
     time_dim: int
+    dense_rows: tuple[int, int, int]
 
     def rows(self, t: Tensor) -> tuple[int, int, int] | None:
         """(outer, time, inner) strides by which a kernel can walk `t`; None if it cannot."""
@@ -87,17 +89,13 @@ class Layout:
 
     def readable(self, t: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         """`t`, copied into this layout if need be, with its (outer, time, inner) strides."""
+        if t.stride() == self.strides:
+            return t, self.dense_rows
         rows = self.rows(t)
         if rows is None:
             t = torch.empty_strided(self.shape, self.strides, dtype=t.dtype, device=t.device).copy_(t)
             rows = self.dense_rows
         return t, rows
-
-    @property
-    def dense_rows(self) -> tuple[int, int, int]:
-        """(outer, time, inner) strides of the output."""
-        _, time, inner = self.sizes
-        return (time * inner, inner, 1)
 
     def state(self, t: Tensor) -> Tensor:
         """A state in this layout, copied if need be."""
@@ -134,7 +132,7 @@ def _layout(shape: tuple[int, ...], given: tuple[int, ...], time_dim: int) -> La
         strides = state_strides
     else:
         strides = (*(s * time for s in outer_strides), inner, *inner_strides)
-    return Layout(shape, strides, state_shape, state_strides, (prod(outer_shape), time, inner), k, time_dim)
+    return Layout(shape, strides, state_shape, state_strides, (prod(outer_shape), time, inner), k, time_dim, (time * inner, inner, 1))
 
 
 def steps(x: Tensor, time_dim: int) -> Sequence[Tensor]:

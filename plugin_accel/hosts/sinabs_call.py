@@ -1,0 +1,256 @@
+"""Prepares one call of a sinabs layer: dtype, parameters and states as the kernels take them, or why they cannot.
+
+sinabs lets torch promote dtypes as it goes: a 0-d parameter never widens a result, a tensor of neurons does; spikes are
+fp32 whatever the input. The rules here lead to the same roundings, or refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from plugin_accel import backends
+from plugin_accel.hosts import sinabs_options as so
+from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Neuron, Result, ops, run
+
+FP32, FP64 = torch.float32, torch.float64
+LOW = (torch.float16, torch.bfloat16)
+
+_ONE = {dtype: torch.ones((), dtype=dtype) for dtype in (FP32, FP64)}
+_PLAIN = (Tensor, nn.Parameter)
+
+StateShape = tuple[int, ...]
+
+
+class Refused(Exception):
+    """This call is left to sinabs's own forward; the text says why. Nothing has been changed."""
+
+
+class Call(NamedTuple):
+    """A layer call that is ready to run, over a sequence or step by step."""
+
+    config: Config
+    names: tuple[str, ...]
+    """Of the states, in the kernels' order."""
+    dtype: torch.dtype
+    low_gain: Tensor | None
+    """1 - alpha_mem, where the host multiplies a 16-bit input by it in 16 bits."""
+    function: Callable[..., Result]
+
+    def run(self, x: Tensor, first: Sequence[Tensor], *, keep: bool = False, record: bool = False) -> Result:
+        """Run from states `first`; `x` may still have the dtype the layer was given."""
+        if x.dtype is not self.dtype:
+            if self.low_gain is not None and x.dtype in LOW:
+                x = self.low_gain * x
+            x = x.to(self.dtype)
+        return self.function(self.config, x, first, keep=keep, record=record)
+
+
+def as_param(value: Any, dtype: torch.dtype, through: torch.dtype | None = None) -> Tensor:
+    """A number or tensor as a parameter of `dtype`, rounded to `through` first where sinabs does."""
+    if not isinstance(value, Tensor):
+        value = torch.tensor(value, dtype=through or dtype)
+    elif through is not None and value.dtype is not through:
+        value = value.to(through)
+    return value if value.dtype is dtype else value.to(dtype)
+
+
+def own_states(layer: Any, call: Call) -> list[Tensor]:
+    """The layer's states as the kernels take them.
+
+    Raises:
+        Refused: they are of another dtype than the data, so that sinabs would mix precisions.
+    """
+    states = []
+    for name in call.names:
+        state = layer._buffers[name]
+        if state.dtype is not call.dtype:
+            # Zeros widen exactly, and ALIF's b stays fp32; anything else sinabs would round once in fp32.
+            exact = name == "b" or not (torch.compiler.is_compiling() or state.requires_grad or bool(state.any()))
+            if call.dtype is FP32 or not exact:
+                raise Refused(f"state {name} is {state.dtype}, the input needs {call.dtype}: reset the states first")
+            state = state.to(call.dtype)
+        elif name == "i_syn" and "b" in call.names:
+            state = state.clone()  # ALIF never replaces this buffer: it may be reset before backward needs it
+        states.append(state)
+    return states
+
+
+def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) -> torch.dtype:
+    """Checks that hold for every layer; gives the dtype to compute in."""
+    if options.reasons:
+        raise Refused("; ".join(options.reasons))
+    if type(x) not in _PLAIN and not torch.compiler.is_compiling():
+        raise Refused(f"input is a {type(x).__name__}")
+    buffers = layer._buffers
+    if len(buffers) != len(states):
+        raise Refused(f"the layer has buffers {sorted(buffers)}, not only its states {sorted(states)}")
+    device = x.device
+    for name in states:
+        if name not in buffers or buffers[name].device != device:
+            raise Refused(f"state {name} is missing or not on {device}, where the input is")
+    dtype = x.dtype
+    if dtype is FP32 or dtype is FP64:
+        return dtype
+    if dtype.is_complex or (dtype.is_floating_point and dtype not in LOW):
+        raise Refused(f"input is {dtype}")
+    return FP32
+
+
+@lru_cache(maxsize=256)
+def _decay(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """exp(-1 / tau) and one minus it, by the operations that sinabs uses."""
+    alpha = torch.exp(-1.0 / torch.tensor(tau, dtype=dtype))
+    return alpha, 1 - alpha
+
+
+def _mem_decay(layer: Any) -> tuple[Tensor, Tensor | None]:
+    """alpha_mem and, with `norm_input`, 1 - alpha_mem: sinabs's own values, without their graph where none is needed."""
+    tau = None if layer.train_alphas else layer.tau_mem
+    norm = layer.norm_input
+    if (
+        tau is None
+        or tau.dim()
+        or (tau.requires_grad and torch.is_grad_enabled())
+        or tau.device.type != "cpu"
+        or torch.compiler.is_compiling()
+    ):
+        alpha = layer.alpha_mem_calculated
+        return alpha, 1 - alpha if norm else None
+    alpha, gain = _decay(tau.item(), tau.dtype)
+    return alpha, gain if norm else None
+
+
+def _gain(gain: Tensor | None, synapse: bool, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The input's gain for the kernel (None: 1), and the one that is applied beforehand to a 16-bit input."""
+    if gain is not None and x.dtype in LOW and gain.dim() == 0 and not synapse:
+        return None, gain
+    return gain, None
+
+
+def _fits(name: str, p: Tensor, state_shape: StateShape, dtype: torch.dtype) -> None:
+    """Refuses a parameter that would widen or enlarge the state."""
+    if p.dtype is FP64 and dtype is FP32:
+        raise Refused(f"{name} is a float64 tensor, with which sinabs continues in float64; the input is float32")
+    if p.dim() > len(state_shape) or any(
+        n not in (1, m) for n, m in zip(reversed(p.shape), reversed(state_shape), strict=False)
+    ):
+        raise Refused(f"{name} of shape {tuple(p.shape)} does not broadcast to the state's {state_shape}")
+
+
+def _call(
+    neuron: Neuron,
+    config: Config,
+    x: Tensor,
+    dtype: torch.dtype,
+    values: Sequence[Tensor],
+    state_shape: StateShape,
+    low_gain: Tensor | None,
+    surrogate_fn: Any,
+) -> Call:
+    params, device = [], x.device
+    for i, p in enumerate(values):
+        if p.dim():
+            _fits(neuron.params(config)[i], p, state_shape, dtype)
+        if p.device != device:
+            raise Refused(f"{neuron.params(config)[i]} is on {p.device}, the input on {device}")
+        params.append(p if p.dtype is dtype else p.to(dtype))
+    if torch.compiler.is_compiling():
+        if surrogate_fn is not None:
+            raise Refused("a surrogate without a kernel is not compiled")
+        return Call(config, neuron.states(config), dtype, low_gain, partial(ops.call, neuron, params=params))
+    backend = backends.choose(device, dtype, neuron.name)
+    if backend is None:
+        raise Refused(f"no backend for {dtype} on {device}")
+    function = partial(run, neuron, backend, params=params, surrogate_fn=surrogate_fn)
+    return Call(config, neuron.states(config), dtype, low_gain, function)
+
+
+def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> Call:
+    """A call of LIF, IAF, ExpLeak and their recurrent forms.
+
+    Raises:
+        Refused: sinabs's own forward must run.
+    """
+    options = so.read(layer)
+    alpha_syn = layer.alpha_syn_calculated
+    synapse = alpha_syn is not None
+    dtype = _check(layer, x, options, ("v_mem", "i_syn") if synapse else ("v_mem",))
+    low, threshold, spiking = layer.min_v_mem, layer.spike_threshold, options.spike != "none"
+    round32 = spiking and dtype is FP64
+    config = so.config(options, synapse, low is not None, round32, time_dim)
+    alpha_mem, gain = _mem_decay(layer)
+    gain, low_gain = _gain(gain, synapse, x)
+    params = [alpha_mem, _ONE[dtype] if gain is None else gain]
+    if synapse:
+        params.append(alpha_syn)
+    if spiking:
+        params.append(threshold)
+        value = so.reset_value(layer.reset_fn)
+        if round32 and FP64 in (threshold.dtype, getattr(value, "dtype", None)):
+            raise Refused("threshold or reset value is float64, so that sinabs mixes precisions in the reset")
+        if value is not None:
+            params.append(as_param(value, dtype, FP32 if round32 and options.reset == "subtract" else None))
+    if low is not None:
+        params.append(low)
+    surrogate_fn = layer.surrogate_grad_fn if spiking and options.surrogate is None else None
+    return _call(SINABS_LIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn)
+
+
+def alif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> Call:
+    """A call of ALIF and its recurrent form; see `lif_call`."""
+    options = so.read(layer)
+    alpha_syn = layer.alpha_syn_calculated
+    synapse = alpha_syn is not None
+    states = ("v_mem", "b", "spike_threshold", "i_syn") if synapse else ("v_mem", "b", "spike_threshold")
+    dtype = _check(layer, x, options, states)
+    round32 = dtype is FP64
+    value = so.reset_value(layer.reset_fn)
+    alpha_adapt = layer.alpha_adapt_calculated
+    adaptation = (alpha_adapt, layer.b0, layer.adapt_scale)
+    if round32 and any(getattr(p, "dtype", None) is FP64 for p in (*adaptation, layer.b, value)):
+        raise Refused("threshold adaptation is float64, which sinabs mixes with its float32 spikes")
+    config = so.config(options, synapse, layer.min_v_mem is not None, round32, time_dim)
+    alpha_mem, gain = _mem_decay(layer)
+    gain, low_gain = _gain(gain, synapse, x)
+    params = [alpha_mem, _ONE[dtype] if gain is None else gain]
+    if synapse:
+        params.append(alpha_syn)
+    params += [
+        p if isinstance(p, Tensor) else torch.tensor(p, dtype=FP32)
+        for p in (alpha_adapt, 1 - alpha_adapt, *adaptation[1:])
+    ]
+    if value is not None:
+        params.append(as_param(value, dtype, FP32 if round32 and options.reset == "subtract" else None))
+    if layer.min_v_mem is not None:
+        params.append(as_param(layer.min_v_mem, dtype))
+    surrogate_fn = layer.surrogate_grad_fn if options.surrogate is None else None
+    return _call(SINABS_ALIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn)
+
+
+def shape_states(layer: Any, state_shape: StateShape) -> None:
+    """What sinabs's LIF does about states of another shape, by its own methods."""
+    for state in layer._buffers.values():
+        if state.shape != state_shape:
+            break
+    else:
+        return
+    if not layer.is_state_initialised():
+        layer.init_state_with_shape(state_shape)
+    if not layer.state_has_shape(state_shape):
+        if layer.has_trailing_dimension(state_shape[1:]):
+            layer.handle_state_batch_size_mismatch(state_shape[0])
+        else:
+            layer.init_state_with_shape(state_shape)
+
+
+def shape_states_or_zero(layer: Any, state_shape: StateShape) -> None:
+    """What sinabs's recurrent layers and ALIF do about states of another shape."""
+    if any(state.shape != state_shape for state in layer._buffers.values()):
+        layer.init_state_with_shape(state_shape)
+
+
