@@ -8,7 +8,7 @@ constexpr int kMaxParams = 9;
 constexpr int kMaxSurrogateParams = 5;
 
 enum SpikeKind { kNoSpike = 0, kSingleSpike = 1, kMultiSpike = 2 };
-enum ResetKind { kSubtract = 0, kResetTo = 1 };
+enum ResetKind { kSubtractThreshold = 0, kSubtract = 1, kResetTo = 2 };
 
 // Strides count elements. inner is 1, or 0 for a value shared by a whole row. data == nullptr: absent.
 struct Stream {
@@ -23,10 +23,8 @@ struct Param {
 };
 
 struct Flags {
-  double max_spikes;        // MultiSpike's bound, infinity for none
-  bool clamp;               // bound the membrane from below
-  bool reset_by_threshold;  // subtract the threshold in force rather than the parameter `reset`
-  bool round32;             // fp64 data whose spikes (and what is computed from them alone) the host keeps in fp32
+  double max_spikes;  // MultiSpike's bound, infinity for none
+  bool clamp;         // bound the membrane from below
 };
 
 struct Problem {

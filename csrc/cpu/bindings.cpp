@@ -56,7 +56,7 @@ Variant variant(const py::handle& h) {
           static_cast<int>(integer(item(t, 3))), static_cast<int>(integer(item(t, 4)))};
 }
 
-// What forward and backward share. shape: (outer, time, inner); flags: (max_spikes, clamp, reset_by_threshold, round32);
+// What forward and backward share. shape: (outer, time, inner); flags: (max_spikes, clamp);
 // params: None or (address, outer stride, inner stride) each; first: addresses, 0 for zeros
 Problem problem(const py::handle& shape, const py::handle& flags, const py::handle& params, const py::handle& x,
                 const py::handle& kept, const py::handle& first) {
@@ -65,12 +65,10 @@ Problem problem(const py::handle& shape, const py::handle& flags, const py::hand
   p.outer = integer(item(s, 0));
   p.time = integer(item(s, 1));
   p.inner = integer(item(s, 2));
-  PyObject* f = tuple(flags, 4);
+  PyObject* f = tuple(flags, 2);
   p.flags.max_spikes = PyFloat_AsDouble(item(f, 0));
   if (PyErr_Occurred()) throw py::error_already_set();
   p.flags.clamp = integer(item(f, 1)) != 0;
-  p.flags.reset_by_threshold = integer(item(f, 2)) != 0;
-  p.flags.round32 = integer(item(f, 3)) != 0;
   each(params, p.param, kMaxParams, [](const py::handle& h) -> Param {
     if (h.is_none()) return {nullptr, 0, 0};
     PyObject* t = tuple(h, 3);

@@ -35,14 +35,20 @@ struct Entry {
                                       Step::kReplay, sizeof(Workspace<R>), sizeof(R)};
 };
 
+template <template <class, bool, int, int> class Step, class R, bool Synapse, int Spike>
+const Kernels* with_reset(const Variant& v) {
+  switch (v.reset) {
+    case kSubtractThreshold: return &Entry<Step<R, Synapse, Spike, kSubtractThreshold>>::kernels;
+    case kSubtract: return &Entry<Step<R, Synapse, Spike, kSubtract>>::kernels;
+    case kResetTo: return &Entry<Step<R, Synapse, Spike, kResetTo>>::kernels;
+  }
+  return nullptr;
+}
+
 template <template <class, bool, int, int> class Step, class R, bool Synapse>
 const Kernels* with_spike(const Variant& v) {
-  if (v.spike == kSingleSpike)
-    return v.reset == kSubtract ? &Entry<Step<R, Synapse, kSingleSpike, kSubtract>>::kernels
-                                : &Entry<Step<R, Synapse, kSingleSpike, kResetTo>>::kernels;
-  if (v.spike == kMultiSpike)
-    return v.reset == kSubtract ? &Entry<Step<R, Synapse, kMultiSpike, kSubtract>>::kernels
-                                : &Entry<Step<R, Synapse, kMultiSpike, kResetTo>>::kernels;
+  if (v.spike == kSingleSpike) return with_reset<Step, R, Synapse, kSingleSpike>(v);
+  if (v.spike == kMultiSpike) return with_reset<Step, R, Synapse, kMultiSpike>(v);
   return nullptr;
 }
 
@@ -52,7 +58,7 @@ const Kernels* with_neuron(const Variant& v) {
     return v.synapse ? with_spike<SinabsAlif, R, true>(v) : with_spike<SinabsAlif, R, false>(v);
   if (v.neuron != kSinabsLif) return nullptr;
   if (v.spike == kNoSpike)  // ExpLeak: never a synapse
-    return v.synapse ? nullptr : &Entry<SinabsLif<R, false, kNoSpike, kSubtract>>::kernels;
+    return v.synapse ? nullptr : &Entry<SinabsLif<R, false, kNoSpike, kSubtractThreshold>>::kernels;
   return v.synapse ? with_spike<SinabsLif, R, true>(v) : with_spike<SinabsLif, R, false>(v);
 }
 

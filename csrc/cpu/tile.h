@@ -14,16 +14,17 @@ struct Tile {
   int64_t column(const Problem& p, int o) const { return (first_outer + o) * p.inner + first_inner; }
 };
 
+// One cache line longer than a tile is wide: rows whose starts lie a power of two apart would share few cache sets.
 template <class R>
 struct alignas(64) Row {
-  R v[kWidth];
+  R v[kWidth + 64 / sizeof(R)];
 };
 
 template <class R>
 struct Workspace {
   Row<R> state[kMaxStates], before[kMaxStates], param[kMaxParams], g[kMaxStates], sum[kMaxParams];
   Row<R> x, kept, out, record, sg, th, sg_a, sg_b, g_out, g_kept, g_x, g_record, total;
-  double sums[kMaxParams][kWidth], totals[kWidth];
+  Row<double> sums[kMaxParams], totals;
 };
 
 template <class R>
@@ -53,6 +54,15 @@ const R* read_row(const Stream& s, const Tile& tile, int64_t t, R* buffer) {
   return buffer;
 }
 
+// Asks for the row of a step to come: rows lie too far apart for the hardware to foresee the next.
+template <class R>
+void prefetch_row(const Stream& s, const Tile& tile, const Problem& p, int64_t t) {
+  if (!s.data || tile.outers > 1 || s.inner != 1 || t < 0 || t >= p.time) return;
+  const char* base = reinterpret_cast<const char*>(address<R>(s, tile, t));
+  const int64_t bytes = static_cast<int64_t>(sizeof(R)) * tile.width;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(base + i);
+}
+
 // A row to write: in place where it is one run, else `buffer`, which write_row then takes to its place.
 template <class R>
 R* open_row(const Stream& s, const Tile& tile, int64_t t, R* buffer) {
@@ -78,15 +88,18 @@ __attribute__((noinline)) void store_columns(const Problem& p, const R* from, co
 }
 
 template <class R>
-__attribute__((noinline)) void load_params(const Problem& p, int count, const Tile& tile, Workspace<R>& ws) {
+__attribute__((noinline)) void load_params(const Problem& p, int count, int min_v, const Tile& tile, Workspace<R>& ws) {
   for (int k = 0; k < count; ++k) {
     const Param& q = p.param[k];
+    R* row = ws.param[k].v;
     if (!q.data) {
-      for (int j = 0; j < tile.columns(); ++j) ws.param[k].v[j] = R(0);
+      for (int j = 0; j < tile.columns(); ++j) row[j] = k == min_v ? R(kUnbounded) : R(0);
       continue;
     }
     const R* base = static_cast<const R*>(q.data) + tile.first_outer * q.outer + tile.first_inner * q.inner;
-    gather(base, q.outer, q.inner, tile, ws.param[k].v);
+    gather(base, q.outer, q.inner, tile, row);
+    if (k == min_v)  // a bound of minus infinity makes the host's membrane NaN; here it must not mean "no bound"
+      for (int j = 0; j < tile.columns(); ++j) row[j] = row[j] == R(kUnbounded) ? R(__builtin_nanf("")) : row[j];
   }
 }
 
@@ -162,13 +175,14 @@ void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::R
   using R = typename Step::Real;
   const int n = tile.columns();
   const Flags f = p.flags;
-  load_params(p, Step::kParams, tile, ws);
+  load_params(p, Step::kParams, Step::MinV, tile, ws);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.first[k], tile, ws.state[k].v);
   for (int j = 0; j < n; ++j) {
     ws.total.v[j] = R(0);
-    ws.totals[j] = 0.0;
+    ws.totals.v[j] = 0.0;
   }
   for (int64_t t = 0; t < p.time; ++t) {
+    prefetch_row<R>(p.x, tile, p, t + 2);
     const R* x = read_row<R>(p.x, tile, t, ws.x.v);
     R* kept = open_row<R>(p.kept, tile, t, ws.kept.v);
     R* out = open_row<R>(p.out, tile, t, ws.out.v);
@@ -182,11 +196,11 @@ void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::R
       for (int j = 0; j < n; ++j) record[j] = ws.state[k].v[j];
       close_row(p.record[k], tile, t, record);
     }
-    if (t % kFlush == kFlush - 1) add_flushed(ws.total.v, ws.totals, n);
+    if (t % kFlush == kFlush - 1) add_flushed(ws.total.v, ws.totals.v, n);
   }
-  add_flushed(ws.total.v, ws.totals, n);
+  add_flushed(ws.total.v, ws.totals.v, n);
   for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.state[k].v, tile, p.last[k]);
-  if (p.column_sum) scatter(ws.totals, p.column_sum + tile.column(p, 0), p.inner, tile);
+  if (p.column_sum) scatter(ws.totals.v, p.column_sum + tile.column(p, 0), p.inner, tile);
 }
 
 template <class F, class R>
@@ -232,6 +246,8 @@ void replay_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Re
   const Flags f = p.flags;
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.first[k], tile, ws.state[k].v);
   for (int64_t t = 0; t < p.time; ++t) {
+    prefetch_row<R>(p.x, tile, p, t + 2);
+    prefetch_row<R>(p.kept, tile, p, t + 2);
     const R* x = read_row<R>(p.x, tile, t, ws.x.v);
     const R* kept = read_row<R>(p.kept, tile, t, ws.kept.v);
     R* to = scratch + t * Step::kStates * n;
@@ -250,17 +266,20 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
   const R g_mean = static_cast<R>(p.g_mean);
   R q[kMaxSurrogateParams];
   for (int k = 0; k < kMaxSurrogateParams; ++k) q[k] = static_cast<R>(p.surrogate_param[k]);
-  load_params(p, Step::kParams, tile, ws);
+  load_params(p, Step::kParams, Step::MinV, tile, ws);
   if (Step::kReplay) replay_tile<Step>(p, tile, ws, scratch);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.g_last[k], tile, ws.g[k].v);
   for (int k = 0; k < Step::kParams; ++k)
     for (int j = 0; j < n; ++j) {
       ws.sum[k].v[j] = R(0);
-      ws.sums[k][j] = 0.0;
+      ws.sums[k].v[j] = 0.0;
     }
   for (int j = 0; j < n; ++j) ws.g_out.v[j] = ws.g_kept.v[j] = ws.sg.v[j] = R(0);
 
   for (int64_t t = p.time - 1; t >= 0; --t) {
+    prefetch_row<R>(p.x, tile, p, t - 2);
+    prefetch_row<R>(p.kept, tile, p, t - 3);
+    prefetch_row<R>(p.g_out, tile, p, t - 2);
     const R* x = read_row<R>(p.x, tile, t, ws.x.v);
     const R* kept = read_row<R>(p.kept, tile, t, ws.kept.v);
     const R* g_out = read_row<R>(p.g_out, tile, t, ws.g_out.v);
@@ -306,9 +325,9 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
       backward_column<Step, Sums>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
     close_row(p.g_x, tile, t, g_x);
     if (Sums && (t % kFlush == 0))
-      for (int k = 0; k < Step::kParams; ++k) add_flushed(ws.sum[k].v, ws.sums[k], n);
+      for (int k = 0; k < Step::kParams; ++k) add_flushed(ws.sum[k].v, ws.sums[k].v, n);
   }
   for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.g[k].v, tile, p.g_first[k]);
   for (int k = 0; Sums && k < Step::kParams; ++k)
-    if (p.g_param[k]) scatter(ws.sums[k], p.g_param[k] + tile.column(p, 0), p.inner, tile);
+    if (p.g_param[k]) scatter(ws.sums[k].v, p.g_param[k] + tile.column(p, 0), p.inner, tile);
 }

@@ -26,17 +26,18 @@ struct SinabsAlif {
   static constexpr bool kReplay = true;  // b and i cannot be rebuilt from `kept` alone
   static constexpr bool kThresholdVaries = true;
 
-  PA_HD static R threshold(const R* s, const R* p, const Flags& f) {
-    return narrow_(p[B0] + narrow_(p[AdaptScale] * s[B], f), f);
+  PA_HD static R threshold(const R* s, const R* p, const Flags&) {
+    return narrow_(p[B0] + narrow_(p[AdaptScale] * s[B]));
   }
+  PA_HD static R value(R th, const R* p) { return Reset == kSubtractThreshold ? th : p[ResetValue]; }
 
   // v and b after the step, from the membrane before the reset and the b before the step
   PA_HD static R settle(R* s, R w, const R* p, const Flags& f, R& out, R& unclamped) {
     const R th = threshold(s, p, f);
     out = spike_<R, Spike>(w, th, f);
-    unclamped = reset_<R, Reset>(w, out, f.reset_by_threshold ? th : p[ResetValue], f);
-    s[V] = f.clamp ? bound_below_(unclamped, p[MinV]) : unclamped;
-    s[B] = narrow_(narrow_(p[AlphaAdapt] * s[B], f) + narrow_(p[GainAdapt] * out, f), f);
+    unclamped = reset_<R, Reset>(w, out, value(th, p));
+    s[V] = bound_below_(unclamped, p[MinV]);
+    s[B] = narrow_(narrow_(p[AlphaAdapt] * s[B]) + narrow_(p[GainAdapt] * out));
     return th;
   }
 
@@ -66,22 +67,20 @@ struct SinabsAlif {
     R s[3] = {before[V], before[B], R(0)}, out, unclamped;
     const R th = settle(s, w, p, f, out, unclamped);
     R g_v = g[V];
-    const bool above = !f.clamp || unclamped - p[MinV] > R(0);
+    const bool above = !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
     gp[MinV] = above ? R(0) : g_v;
     g_v = above ? g_v : R(0);
     gp[AlphaAdapt] = g[B] * before[B];
     gp[GainAdapt] = g[B] * out;
     g_out += p[GainAdapt] * g[B];
     R g_w = g_kept, g_th = R(0);
-    if (Reset == kSubtract) {
-      const R g_value = -(out * g_v);
-      g_th = f.reset_by_threshold ? g_value : R(0);
-      gp[ResetValue] = f.reset_by_threshold ? R(0) : g_value;
-      g_out -= (f.reset_by_threshold ? th : p[ResetValue]) * g_v;
-      g_w += g_v;
-    } else {
+    if (Reset == kResetTo) {
       gp[ResetValue] = g_v;
       g_w += out == R(0) ? g_v : R(0);
+    } else {
+      (Reset == kSubtractThreshold ? g_th : gp[ResetValue]) = -(out * g_v);
+      g_out -= value(th, p) * g_v;
+      g_w += g_v;
     }
     g_w += g_out * sg;
     gp[B0] = g_th;

@@ -25,7 +25,7 @@ struct SinabsLif {
   static constexpr bool kThresholdVaries = false;
 
   PA_HD static R threshold(const R*, const R* p, const Flags&) { return p[Threshold]; }
-  PA_HD static R value(const R* p, const Flags& f) { return f.reset_by_threshold ? p[Threshold] : p[ResetValue]; }
+  PA_HD static R value(const R* p) { return Reset == kSubtractThreshold ? p[Threshold] : p[ResetValue]; }
 
   // v after the step, from the membrane before the reset
   PA_HD static R settle(R w, const R* p, const Flags& f, R& out, R& unclamped) {
@@ -33,9 +33,9 @@ struct SinabsLif {
     unclamped = w;
     if (Spike != kNoSpike) {
       out = spike_<R, Spike>(w, p[Threshold], f);
-      unclamped = reset_<R, Reset>(w, out, value(p, f), f);
+      unclamped = reset_<R, Reset>(w, out, value(p));
     }
-    return f.clamp ? bound_below_(unclamped, p[MinV]) : unclamped;
+    return bound_below_(unclamped, p[MinV]);
   }
 
   PA_HD static R forward(R* s, R x, const R* p, const Flags& f, R& kept) {
@@ -58,20 +58,18 @@ struct SinabsLif {
     R out, unclamped;
     settle(w, p, f, out, unclamped);
     R g_v = g[V];
-    const bool above = !f.clamp || unclamped - p[MinV] > R(0);
+    const bool above = !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
     gp[MinV] = above ? R(0) : g_v;
     g_v = above ? g_v : R(0);
     R g_w = g_kept + g_v;
     if (Spike == kNoSpike) {
       g_w += g_out;
-    } else if (Reset == kSubtract) {
-      const R g_value = -(out * g_v);
-      gp[Threshold] = f.reset_by_threshold ? g_value : R(0);
-      gp[ResetValue] = f.reset_by_threshold ? R(0) : g_value;
-      g_w += (g_out - value(p, f) * g_v) * sg;
-    } else {
+    } else if (Reset == kResetTo) {
       gp[ResetValue] = g_v;
       g_w = (g_kept + (out == R(0) ? g_v : R(0))) + g_out * sg;
+    } else {
+      gp[Reset == kSubtractThreshold ? Threshold : ResetValue] = -(out * g_v);
+      g_w += (g_out - value(p) * g_v) * sg;
     }
     R i = x, g_i = p[Gain] * g_w, g_x = g_i;
     if (Synapse) {

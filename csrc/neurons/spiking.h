@@ -2,9 +2,11 @@
 // Source: sinabs/activation/{spike_generation,reset_mechanism}.py @ 3.1.3.
 #pragma once
 
-// Rounds to fp32 where the host computes a product of spikes in fp32 although the membrane is fp64.
-PA_HD float narrow_(float x, const Flags&) { return x; }
-PA_HD double narrow_(double x, const Flags& f) { return f.round32 ? static_cast<double>(static_cast<float>(x)) : x; }
+constexpr float kUnbounded = -__builtin_inff();
+
+// sinabs keeps spikes in fp32 when the membrane is fp64, and with them what is computed from spikes alone.
+PA_HD float narrow_(float x) { return x; }
+PA_HD double narrow_(double x) { return static_cast<double>(static_cast<float>(x)); }
 
 // single: 1[w - th >= 0]; multi: 1[w > 0] * trunc(w / th), at most max_spikes. Signed zeros and NaN as the host's.
 template <class R, int Spike>
@@ -15,16 +17,23 @@ PA_HD R spike_(R w, R th, const Flags& f) {
   return bound < n ? bound : n;
 }
 
-// subtract: w - out*sub; reset to a value: w*1[out == 0] + value (added to silent neurons too: a quirk of the host)
+// subtract: w - out*value; reset to a value: w*1[out == 0] + value (added to silent neurons too: a quirk of the host)
 template <class R, int Reset>
-PA_HD R reset_(R w, R out, R value, const Flags& f) {
-  if (Reset == kSubtract) return w - narrow_(out * value, f);
-  return w * (out == R(0) ? R(1) : R(0)) + value;
+PA_HD R reset_(R w, R out, R value) {
+  if (Reset == kResetTo) return w * (out == R(0) ? R(1) : R(0)) + value;
+  return w - narrow_(out * value);
 }
 
-// relu(v - low) + low; it rounds unclamped values too, as the host does
+// relu(v - low) + low; it rounds unclamped values too, as the host does. A `low` of kUnbounded stands for no bound; it
+// is a value and not a flag, because a loop with a flag in it is not vectorised.
+template <class R>
+PA_HD bool bounded_(R low) {
+  return low != R(kUnbounded);
+}
+
 template <class R>
 PA_HD R bound_below_(R v, R low) {
   const R above = v - low;
-  return (above < R(0) ? R(0) : above) + low;
+  const R bound = (above < R(0) ? R(0) : above) + low;
+  return bounded_(low) ? bound : v;
 }

@@ -182,7 +182,7 @@ def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> C
     dtype = _check(layer, x, options, ("v_mem", "i_syn") if synapse else ("v_mem",))
     low, threshold, spiking = layer.min_v_mem, layer.spike_threshold, options.spike != "none"
     round32 = spiking and dtype is FP64
-    config = so.config(options, synapse, low is not None, round32, time_dim)
+    config = so.config(options, synapse, low is not None, time_dim)
     alpha_mem, gain = _mem_decay(layer)
     gain, low_gain = _gain(gain, synapse, x)
     params = [alpha_mem, _ONE[dtype] if gain is None else gain]
@@ -214,7 +214,7 @@ def alif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> 
     adaptation = (alpha_adapt, layer.b0, layer.adapt_scale)
     if round32 and any(getattr(p, "dtype", None) is FP64 for p in (*adaptation, layer.b, value)):
         raise Refused("threshold adaptation is float64, which sinabs mixes with its float32 spikes")
-    config = so.config(options, synapse, layer.min_v_mem is not None, round32, time_dim)
+    config = so.config(options, synapse, layer.min_v_mem is not None, time_dim)
     alpha_mem, gain = _mem_decay(layer)
     gain, low_gain = _gain(gain, synapse, x)
     params = [alpha_mem, _ONE[dtype] if gain is None else gain]

@@ -101,10 +101,10 @@ def _options(spike: Any, reset: Any, value: str, surrogate: str | None, values: 
 
 
 @lru_cache(maxsize=1024)
-def config(options: Options, synapse: bool, clamp: bool, round32: bool, time_dim: int) -> Config:
+def config(options: Options, synapse: bool, clamp: bool, time_dim: int) -> Config:
     """The configuration of a call."""
     return Config(
-        synapse, options.spike, options.reset, clamp, options.max_spikes, options.surrogate, round32, time_dim
+        synapse, options.spike, options.reset, clamp, options.max_spikes, options.surrogate, time_dim
     )
 
 

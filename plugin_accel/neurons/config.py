@@ -24,7 +24,6 @@ class Config:
         clamp: The membrane is bounded from below after spike and reset.
         max_spikes: Most spikes per step and neuron of "multi".
         surrogate: Its gradient; None with spike "none" or for a callable given beside.
-        round32: fp64 data with spikes that the host keeps in fp32 (and products of spikes alone with them).
         time_dim: Position of time in the input's shape; -1 for a single step without a time dimension.
     """
 
@@ -34,7 +33,6 @@ class Config:
     clamp: bool = False
     max_spikes: float = math.inf
     surrogate: Surrogate | None = None
-    round32: bool = False
     time_dim: int = 1
 
     @cached_property
@@ -43,26 +41,26 @@ class Config:
         return self.surrogate.packed if self.surrogate else PRECOMPUTED
 
     @cached_property
-    def packed_flags(self) -> tuple[float, int, int, int]:
-        """(max_spikes, clamp, reset_by_threshold, round32) for the kernels."""
-        return (float(self.max_spikes), int(self.clamp), int(self.reset == "subtract_threshold"), int(self.round32))
+    def packed_flags(self) -> tuple[float, int]:
+        """(max_spikes, clamp) for the kernels."""
+        return (float(self.max_spikes), int(self.clamp))
 
     @cached_property
     def packed_variant(self) -> tuple[int, int, int]:
         """(synapse, spike, reset) for the kernels."""
-        return (int(self.synapse), SPIKES.index(self.spike), int(self.reset == "value"))
+        return (int(self.synapse), SPIKES.index(self.spike), RESETS.index(self.reset))
 
     def encode(self) -> str:
         """A string that `decode` turns back."""
         surrogate = [self.surrogate.name, *self.surrogate.params] if self.surrogate else None
         return json.dumps(
-            [self.synapse, self.spike, self.reset, self.clamp, self.max_spikes, surrogate, self.round32, self.time_dim]
+            [self.synapse, self.spike, self.reset, self.clamp, self.max_spikes, surrogate, self.time_dim]
         )
 
 
 @lru_cache(maxsize=1024)
 def decode(text: str) -> Config:
     """The configuration that `Config.encode` wrote."""
-    synapse, spike, reset, clamp, max_spikes, surrogate, round32, time_dim = json.loads(text)
+    synapse, spike, reset, clamp, max_spikes, surrogate, time_dim = json.loads(text)
     made = Surrogate(surrogate[0], tuple(surrogate[1:])) if surrogate else None
-    return Config(synapse, spike, reset, clamp, max_spikes, made, round32, time_dim)
+    return Config(synapse, spike, reset, clamp, max_spikes, made, time_dim)

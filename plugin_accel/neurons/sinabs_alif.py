@@ -69,11 +69,11 @@ class SinabsAlif(Neuron):
         i = params["alpha_syn"] * (state["i_syn"] + x) if config.synapse else x
         i = params["gain_mem"] * i
         w = params["alpha_mem"] * state["v_mem"] + i
-        threshold = self._threshold(config, params, state["b"])
+        threshold = self._threshold(params, state["b"])
         out = spike(w, threshold)
         v = reset(config, w, out, threshold, params)
-        decayed = narrow(config, params["alpha_adapt"] * state["b"])
-        b = narrow(config, decayed + narrow(config, params["gain_adapt"] * out))
+        decayed = narrow(params["alpha_adapt"] * state["b"])
+        b = narrow(decayed + narrow(params["gain_adapt"] * out))
         if config.clamp:
             v = bound_below(v, params["min_v_mem"])
         return out, w, {"v_mem": v, "b": b, "i_syn": i} if config.synapse else {"v_mem": v, "b": b}
@@ -87,11 +87,11 @@ class SinabsAlif(Neuron):
         b_first = saved.first[1]
         assert b_first is not None
         b_before = [b_first, *steps(records[1], config.time_dim)[:-1]]
-        return [self._threshold(config, params, b) for b in b_before]
+        return [self._threshold(params, b) for b in b_before]
 
     @staticmethod
-    def _threshold(config: Config, params: Mapping[str, Tensor], b: Tensor) -> Tensor:
-        return narrow(config, params["b0"] + narrow(config, params["adapt_scale"] * b))
+    def _threshold(params: Mapping[str, Tensor], b: Tensor) -> Tensor:
+        return narrow(params["b0"] + narrow(params["adapt_scale"] * b))
 
 
 SINABS_ALIF = SinabsAlif()

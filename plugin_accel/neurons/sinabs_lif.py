@@ -24,9 +24,9 @@ class _Narrow(torch.autograd.Function):
         return grads[0]
 
 
-def narrow(config: Config, x: Tensor) -> Tensor:
+def narrow(x: Tensor) -> Tensor:
     """fp64 data: rounds what sinabs computes from spikes alone, and therefore in fp32."""
-    if not config.round32:
+    if x.dtype is not torch.float64:
         return x
     rounded: Tensor = _Narrow.apply(x)
     return rounded
@@ -35,9 +35,9 @@ def narrow(config: Config, x: Tensor) -> Tensor:
 def reset(config: Config, v: Tensor, spikes: Tensor, threshold: Tensor, params: Mapping[str, Tensor]) -> Tensor:
     """The membrane after the reset; `value` is added to silent neurons too, as sinabs does."""
     if config.reset == "subtract_threshold":
-        return v - narrow(config, spikes * threshold)
+        return v - narrow(spikes * threshold)
     if config.reset == "subtract":
-        return v - narrow(config, spikes * params["reset_value"])
+        return v - narrow(spikes * params["reset_value"])
     return v * (spikes == 0).to(v.dtype) + params["reset_value"]
 
 

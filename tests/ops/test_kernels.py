@@ -95,13 +95,10 @@ def test_every_variant_equals_the_reference(variant: tuple[Neuron, bool, str, st
     neuron, synapse, spike, reset, clamp = variant
     torch.manual_seed(0)
     outer, time, inner = 3, 17, 37
-    narrow = dtype is torch.float64 and spike != "none"
     for surrogate, shape, record in itertools.product(
         SURROGATES if reset == "subtract" else SURROGATES[:1], [(), (inner,), (outer, inner), (outer, 1)], [False, True]
     ):
-        config = Config(
-            synapse, spike, reset, clamp, 3.0, surrogate if spike != "none" else None, round32=narrow, time_dim=1
-        )
+        config = Config(synapse, spike, reset, clamp, 3.0, surrogate if spike != "none" else None, time_dim=1)
         params = parameters(neuron, config, shape, dtype)
         x = torch.randn(outer, time, inner, dtype=dtype) * 1.5
         # states that fp32 holds exactly, as a host's are; b is never negative (a threshold near zero has no gradient)
