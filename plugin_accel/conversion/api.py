@@ -1,0 +1,195 @@
+"""``convert``, ``restore`` and ``converted``: a model accelerated in place, and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import nn
+
+from plugin_accel import plugins
+from plugin_accel.conversion.copying import faithful_copy
+from plugin_accel.conversion.exchange import base_class, exchange
+from plugin_accel.conversion.selection import Selector, select
+from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts
+from plugin_accel.errors import ConversionError
+
+__all__ = ["convert", "converted", "restore"]
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def convert(
+    model: _Model,
+    *,
+    copy: bool = False,
+    strict: bool = False,
+    include: Selector = None,
+    exclude: Selector = None,
+) -> _Model:
+    """Accelerates the layers of ``model`` that a host plugin knows.
+
+    Each layer of exactly a known class gets the accelerated subclass of that class, by ``__class__`` and nothing
+    else: Parameters, buffers, states, hooks, flags, names, ``state_dict`` keys and optimizers stay as they are. A layer
+    whose configuration the kernels do not take runs the host's own forward; :func:`report` says so and why. Layers
+    converted before stay as they are.
+
+    Args:
+        model: A module, a container, or one that wraps a model (DataParallel, DistributedDataParallel).
+        copy: Convert a copy and leave ``model`` alone. The copy keeps what ``copy.deepcopy`` of a host layer may lose;
+            states that carry a graph come without it.
+        strict: Raise, before anything is changed, if a selected layer of a host would not be accelerated.
+        include: Which layers to convert: a glob on the qualified name, a type, a module, a
+            ``predicate(name, module)``, or an iterable of them. All, if ``None``.
+        exclude: Which layers to leave alone; in the same form.
+
+    Returns:
+        ``model`` itself, or its converted copy.
+
+    Raises:
+        ConversionError: With ``strict``, if a layer would not be accelerated.
+        TypeError: If ``model`` is no module, or a selector is of an unknown form.
+
+    Warns:
+        PluginAccelWarning: If ``model`` has no layer to convert, or one could not be.
+    """
+    _check_model("convert", model)
+    model, layers = _plan(model, copy, strict, include, exclude)
+    _exchange_all(layers)
+    return model
+
+
+def restore(model: _Model, *, copy: bool = False) -> _Model:
+    """Gives the host's own classes back to the accelerated layers of ``model``, in place.
+
+    Layers built from the accelerated namespace (``from sinabs.accel.layers import LIF``) become host layers too. A
+    model without accelerated layers comes back as it is.
+
+    Args:
+        model: A module, converted or not.
+        copy: Restore a copy and leave ``model`` alone; see :func:`convert`.
+
+    Returns:
+        ``model`` itself, or its restored copy.
+
+    Raises:
+        TypeError: If ``model`` is no module.
+
+    Warns:
+        PluginAccelWarning: If a layer's class is a user's subclass of an accelerated class: it has no host class.
+    """
+    _check_model("restore", model)
+    if copy:
+        model = faithful_copy(model)
+    for layer in find_layers(model):
+        if layer.original is not None:
+            exchange(layer.module, layer.original)
+        elif layer.runs_accelerated:
+            plugins.warn(
+                f"restore: {_name(layer)} stays accelerated: its class {layer.host_class.__qualname__} is derived from"
+                " an accelerated class; derive it from the host's class and convert the model instead"
+            )
+    return model
+
+
+@contextmanager
+def converted(
+    model: _Model,
+    *,
+    copy: bool = False,
+    strict: bool = False,
+    include: Selector = None,
+    exclude: Selector = None,
+) -> Iterator[_Model]:
+    """Converts ``model`` for the length of a ``with`` block.
+
+    On the way out, also by an exception, exactly the layers converted on the way in are restored: those that were
+    accelerated before stay so.
+
+    Args:
+        model: See :func:`convert`, as for the other arguments.
+        copy: See :func:`convert`.
+        strict: See :func:`convert`.
+        include: See :func:`convert`.
+        exclude: See :func:`convert`.
+
+    Yields:
+        ``model`` itself, or its converted copy.
+    """
+    _check_model("converted", model)
+    model, layers = _plan(model, copy, strict, include, exclude)
+    exchanged = _exchange_all(layers)
+    try:
+        yield model
+    finally:
+        originals = {new: old for host in loaded_hosts() for new, old in host.originals.items()}
+        for module in exchanged:
+            # The block may have restored the layer, or parametrised it, itself.
+            original = originals.get(base_class(module))
+            if original is not None:
+                exchange(module, original)
+
+
+def _plan(model: _Model, copy: bool, strict: bool, include: Selector, exclude: Selector) -> tuple[_Model, list[Layer]]:
+    """Finds the layers to convert, in a copy of ``model`` if asked for; raises or warns where there is cause."""
+    found = find_layers(model)
+    selected = select(found, include, exclude)
+    if strict:
+        _check_strict(selected)
+    if not any(layer.target is not None or layer.runs_accelerated for layer in selected):
+        plugins.warn(f"convert: nothing to convert: {_why_nothing(found, selected)}")
+    if copy:
+        # Selectors were asked about the original, which a predicate or a module given may know by identity.
+        names = {layer.names for layer in selected}
+        model = faithful_copy(model)
+        selected = [layer for layer in find_layers(model) if layer.names in names]
+    return model, [layer for layer in selected if layer.target is not None]
+
+
+def _exchange_all(layers: Sequence[Layer]) -> list[nn.Module]:
+    """Converts the layers, all or none."""
+    done: list[Layer] = []
+    try:
+        for layer in layers:
+            assert layer.target is not None
+            exchange(layer.module, layer.target)
+            done.append(layer)
+    except BaseException:
+        for layer in done:
+            exchange(layer.module, layer.host_class)
+        raise
+    return [layer.module for layer in done]
+
+
+def _check_strict(selected: Sequence[Layer]) -> None:
+    refused = [(layer, reasons) for layer in selected if (reasons := layer.reasons())]
+    if refused:
+        lines = "".join(f"\n  {_name(layer)} ({layer.host_class.__name__}): {'; '.join(r)}" for layer, r in refused)
+        raise ConversionError(
+            "convert(strict=True): expected every selected host layer to be accelerated, got"
+            f" {len(refused)} of {len(selected)} that would not be; change or exclude them, or drop strict=True:{lines}"
+        )
+
+
+def _why_nothing(found: Sequence[Layer], selected: Sequence[Layer]) -> str:
+    if selected:
+        return "; ".join(f"{_name(layer)}: {', '.join(layer.reasons())}" for layer in selected)
+    if found:
+        return f"include and exclude leave none of its {len(found)} host layers"
+    hosts = plugins.hosts()
+    if not hosts:
+        return "no host plugin is registered; see `plugin-accel info`"
+    loaded = [host.host.name for host in loaded_hosts()]
+    if not loaded:
+        return f"no host framework is imported (there are plugins for: {', '.join(hosts)})"
+    return f"it has no layer of a host framework (imported: {', '.join(loaded)})"
+
+
+def _name(layer: Layer) -> str:
+    return " = ".join(name or "the model itself" for name in layer.names)
+
+
+def _check_model(function: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: expected a torch.nn.Module, got {type(model).__name__}; pass the network itself")

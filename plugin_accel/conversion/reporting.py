@@ -1,0 +1,155 @@
+"""``report``: which layers of a model are accelerated, which are not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any, Literal
+
+from torch import nn
+
+from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts
+from plugin_accel.errors import BackendError
+
+__all__ = ["Report", "Row", "report"]
+
+Status = Literal["accelerated", "host", "candidate"]
+_HEADER = ("layer", "class", "host", "status", "backend", "reasons")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What :func:`report` says about one layer.
+
+    Attributes:
+        names: All qualified names of the layer; ``""`` is the model itself.
+        host_class: Name of its class in the host framework.
+        host: Name of the host.
+        status: ``"accelerated"``: converted, our kernel runs. ``"candidate"``: ``convert`` would accelerate it.
+            ``"host"``: the host's own forward runs, or would run after ``convert``.
+        backend: The backend that would run it where it is now, ``"-"`` if none.
+        reasons: Why the host's own forward runs, and notes such as the last call's fallback.
+    """
+
+    names: tuple[str, ...]
+    host_class: str
+    host: str
+    status: Status
+    backend: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows of a model, in the order of its modules. Prints as a table.
+
+    Attributes:
+        rows: One row per layer that a host owns.
+        hosts: The hosts whose framework is imported; layers of others cannot be in the model.
+    """
+
+    rows: tuple[Row, ...]
+    hosts: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def accelerated(self) -> tuple[Row, ...]:
+        """The layers that run our kernels."""
+        return self._with("accelerated")
+
+    @property
+    def candidates(self) -> tuple[Row, ...]:
+        """The layers that ``convert`` would accelerate."""
+        return self._with("candidate")
+
+    @property
+    def on_host(self) -> tuple[Row, ...]:
+        """The layers that run the host's own forward, and would after ``convert``."""
+        return self._with("host")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists and strings, for JSON."""
+        rows = [{**asdict(row), "names": list(row.names), "reasons": list(row.reasons)} for row in self.rows]
+        return {"hosts": list(self.hosts), "rows": rows}
+
+    def __str__(self) -> str:
+        if not self.rows:
+            hosts = ", ".join(self.hosts) or "none"
+            return f"no layer of a host framework in this model (host frameworks imported: {hosts})"
+        lines = table([_HEADER, *chain.from_iterable(_cells(row) for row in self.rows)])
+        counts = f"{len(self.accelerated)} accelerated, {len(self.candidates)} candidate, {len(self.on_host)} host"
+        return "\n".join([*lines, f"layers: {counts}"])
+
+    def _with(self, status: Status) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.status == status)
+
+
+def report(model: nn.Module) -> Report:
+    """Says of each layer that a host owns whether it is accelerated, by which backend, and if not, why.
+
+    Pure: the model, its states and the random number generators are the same afterwards.
+
+    Args:
+        model: A module, converted or not.
+
+    Returns:
+        The report; ``print`` it, or read its rows.
+
+    Raises:
+        TypeError: If ``model`` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"report: expected a torch.nn.Module, got {type(model).__name__}; pass the network itself")
+    rows = tuple(_row(layer) for layer in find_layers(model))
+    return Report(rows, tuple(host.host.name for host in loaded_hosts()))
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Aligns cells in columns, with a rule under the first row."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def _row(layer: Layer) -> Row:
+    against = layer.reasons()
+    backend: str | None = "-"
+    notes: list[str] = []
+    if not against:
+        try:
+            backend = layer.backend()
+        except BackendError as error:
+            notes.append(str(error))
+        if backend is None:
+            against = ("no backend runs it where it is now",)
+    if layer.runs_accelerated:
+        if layer.original is None:
+            notes.append("a user's subclass of the accelerated class: what it overrides is its own")
+        fallback = layer.last_fallback()
+        if fallback is not None:
+            notes.append(f"last call: {fallback}")
+    status: Status = "host" if against else "accelerated" if layer.runs_accelerated else "candidate"
+    names = layer.host_class.__name__, layer.host.host.name
+    return Row(layer.names, *names, status, backend or "-", (*against, *notes))
+
+
+def _cells(row: Row) -> list[tuple[str, ...]]:
+    """The lines of one row: its names and its reasons go below each other."""
+    names = [name or "(root)" for name in row.names]
+    fixed = (row.host_class, row.host, row.status, row.backend)
+    lines = []
+    for index in range(max(len(names), len(row.reasons), 1)):
+        lines.append(
+            (
+                names[index] if index < len(names) else "",
+                *(fixed if index == 0 else ("",) * len(fixed)),
+                row.reasons[index] if index < len(row.reasons) else "",
+            )
+        )
+    return lines
