@@ -1,0 +1,71 @@
+# One environment serves all targets; it is made on first use and brought up to date when what it is made of changes.
+#
+#   make demo       train a spiking network on sinabs as it is and accelerated, and compare
+#   make test       the whole test suite (PYTEST_ARGS adds options)
+#   make lint       formatting, lints, types, import rules
+#   make bench      the benchmarks; results go to benchmarks/results
+#   make sanitize   the op tests on a library built with AddressSanitizer and UBSan (gcc)
+#   make clean      removes what builds and runs leave behind, not the environment
+#
+# PYTHON is the interpreter to make the environment with, VENV where it is; an existing one can be named.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.plugin-accel
+KERNELS := setup.py $(shell find csrc -type f)
+SANITIZED := build/sanitize
+
+.PHONY: venv demo test lint bench sanitize clean
+
+venv: $(READY)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and alone: what is installed after it has to take the one that is there.
+$(READY): pyproject.toml constraints.txt $(KERNELS) $(wildcard namespaces/*.pth) | $(BIN)/python
+	@echo "Installing torch and the rest into $(VENV); this takes a minute or two"
+	$(PIP) install -qq --constraint constraints.txt torch
+	$(PIP) install -qq --constraint constraints.txt --editable '.[test,dev,demo]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/digits_sinabs.py --out outputs
+
+test: $(READY)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+
+bench: $(READY)
+	$(BIN)/plugin-accel bench --host sinabs --out benchmarks/results
+
+$(SANITIZED)/.built: $(READY) $(KERNELS)
+	rm -rf $(SANITIZED)
+	PLUGIN_ACCEL_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build_ext \
+		--build-lib $(SANITIZED)/lib --build-temp $(SANITIZED)/tmp
+	touch $@
+
+# The library of this build is loaded before pytest starts, so that no test can pick up the usual one. torch does not
+# free all it has when Python ends, hence no leak detection.
+sanitize: $(SANITIZED)/.built
+	$(BIN)/python setup.py --quiet build_py --build-lib $(SANITIZED)/lib
+	runtime() { $(CXX) -print-file-name=$$1; }; \
+	LD_PRELOAD="$$(runtime libasan.so) $$(runtime libubsan.so) $$(runtime libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
+	$(BIN)/python -c 'import sys; del sys.path[0]; import torch, plugin_accel._C as library, pytest; \
+	print("library under test:", library.__file__); sys.exit(pytest.main(sys.argv[1:]))' tests/ops $(PYTEST_ARGS)
+
+clean:
+	rm -rf build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -f plugin_accel/_C.*.so $(READY)
+	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
