@@ -30,9 +30,10 @@ struct Flags {
 struct Problem {
   int64_t outer, time, inner;
   Flags flags;
+  bool stream;  // write past the caches: what is written exceeds the last-level cache
   Param param[kMaxParams];
-  Stream x;                      // input
-  Stream kept;                   // membrane before the reset: written by forward, read by backward
+  Stream x;                       // input
+  Stream kept;                    // membrane before the reset: written by forward, read by backward
   const void* first[kMaxStates];  // [outer, inner] states before the first step
   // forward
   Stream out;
@@ -42,12 +43,12 @@ struct Problem {
   // backward
   int surrogate;
   double surrogate_param[kMaxSurrogateParams];
-  Stream dspike;                      // precomputed d spike / d v for a surrogate that has no functor
-  Stream g_out, g_kept;               // incoming gradients
+  Stream dspike;         // precomputed d spike / d v for a surrogate that has no functor
+  Stream g_out, g_kept;  // incoming gradients
   Stream g_record[kMaxStates];
   const void* g_last[kMaxStates];
-  double g_mean;                      // gradient of the mean of out, already divided by its size
-  Stream g_x;                         // outgoing gradients
+  double g_mean;  // gradient of the mean of out, already divided by its size
+  Stream g_x;     // outgoing gradients
   void* g_first[kMaxStates];
-  double* g_param[kMaxParams];        // [outer, inner] sums over time
+  double* g_param[kMaxParams];  // [outer, inner] sums over time
 };

@@ -1,5 +1,6 @@
 // Surrogate gradients d spike / d v as functors, one table. `prepare` does what depends on the threshold alone.
-// Formulas: sinabs/activation/surrogate_gradient_fn.py @ 3.1.3 (v: membrane before the reset, th: threshold, d = v - th).
+// Formulas: sinabs/activation/surrogate_gradient_fn.py @ 3.1.3 (v: membrane before the reset, th: threshold, d = v -
+// th).
 #pragma once
 
 enum SurrogateKind {

@@ -128,9 +128,14 @@ void backward(const py::handle& kind, const py::handle& shape, const py::handle&
 // The DLPack C structures (dmlc/dlpack, stable ABI), as far as a CPU tensor needs them.
 struct DlTensor {
   void* data;
-  struct { int32_t type, id; } device;
+  struct {
+    int32_t type, id;
+  } device;
   int32_t ndim;
-  struct { uint8_t code, bits; uint16_t lanes; } dtype;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } dtype;
   int64_t* shape;
   int64_t* strides;
   uint64_t byte_offset;

@@ -11,6 +11,7 @@
 #endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#include <unistd.h>
 #endif
 
 #include "pool.h"
@@ -29,8 +30,8 @@ const std::vector<Isa>& isas() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) usable.push_back({"avx2", find_avx2});
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
       usable.push_back({"avx512", find_avx512});
 #endif
     return usable;
@@ -75,6 +76,19 @@ constexpr int64_t kNarrow = 64;             // layers narrower than this share a
 constexpr int64_t kParallelWork = 1 << 15;  // neuron steps below which a second thread costs more than it brings
 constexpr size_t kScratchBytes = 384 << 10;
 
+// Size of the last-level cache, or what is common.
+size_t cache_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  static const long size = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  if (size > 0) return static_cast<size_t>(size);
+#endif
+  return size_t(32) << 20;
+}
+
+bool exceeds_cache(const Problem& p, int streams, size_t element_bytes) {
+  return static_cast<size_t>(p.outer * p.time * p.inner) * element_bytes * static_cast<size_t>(streams) > cache_bytes();
+}
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Plan {
@@ -92,7 +106,8 @@ Plan plan(const Problem& p, int threads, int64_t limit) {
   const int64_t columns = p.outer * p.inner;
   Plan plan{};
   plan.threads = columns * p.time < kParallelWork || forked() ? 1 : std::max(threads, 1);
-  if (plan.threads > 1) limit = std::min(limit, std::max<int64_t>(16, ceil_div(ceil_div(columns, plan.threads), 16) * 16));
+  if (plan.threads > 1)
+    limit = std::min(limit, std::max<int64_t>(16, ceil_div(ceil_div(columns, plan.threads), 16) * 16));
   plan.outers = p.inner < kNarrow ? std::clamp<int64_t>(limit / std::max<int64_t>(p.inner, 1), 1, p.outer) : 1;
   const int64_t most = std::min(limit, p.inner);
   plan.inner_blocks = ceil_div(p.inner, most);
@@ -173,7 +188,8 @@ bool openmp() {
 
 const Kernels& find(const Variant& v) {
   const Kernels* k = isas()[static_cast<size_t>(chosen().load())].find(v);
-  if (!k) throw std::invalid_argument("neuron variant: expected one of the compiled steps; check spike and synapse flags");
+  if (!k)
+    throw std::invalid_argument("neuron variant: expected one of the compiled steps; check spike and synapse flags");
   return *k;
 }
 
@@ -183,6 +199,7 @@ void run_forward(const Variant& v, Problem p, int threads, void* mean) {
   const Block sums(mean ? sizeof(double) * static_cast<size_t>(columns) : 0);
   p.column_sum = reinterpret_cast<double*>(sums.data());
   if (columns > 0) {
+    p.stream = exceeds_cache(p, p.kept.data ? 2 : 1, k.element_bytes);
     const Plan cut = plan(p, threads, kTileColumns);
     const size_t ws_bytes = (k.workspace_bytes + 4095) / 4096 * 4096;
     const Block workspaces(ws_bytes * static_cast<size_t>(cut.threads));
@@ -211,6 +228,7 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
     if (want) next += columns;
   }
   if (columns > 0) {
+    p.stream = exceeds_cache(p, 1, k.element_bytes);
     int64_t limit = kTileColumns;
     const size_t column_bytes = static_cast<size_t>(p.time) * static_cast<size_t>(k.states) * k.element_bytes;
     if (k.replay) limit = std::clamp<int64_t>(static_cast<int64_t>(kScratchBytes / column_bytes) / 16 * 16, 16, limit);

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kernels.h"
-
+#include "stream.h"
 
 namespace PA_ISA {
 
@@ -31,16 +31,19 @@ struct Entry {
     else
       backward_tile<Step, false>(p, tile_of(i), ws, static_cast<R*>(scratch));
   }
-  static constexpr Kernels kernels = {forward,       backward,          Step::kStates, Step::kParams,
-                                      Step::kReplay, sizeof(Workspace<R>), sizeof(R)};
+  static constexpr Kernels kernels = {
+      forward, backward, Step::kStates, Step::kParams, Step::kReplay, sizeof(Workspace<R>), sizeof(R)};
 };
 
 template <template <class, bool, int, int> class Step, class R, bool Synapse, int Spike>
 const Kernels* with_reset(const Variant& v) {
   switch (v.reset) {
-    case kSubtractThreshold: return &Entry<Step<R, Synapse, Spike, kSubtractThreshold>>::kernels;
-    case kSubtract: return &Entry<Step<R, Synapse, Spike, kSubtract>>::kernels;
-    case kResetTo: return &Entry<Step<R, Synapse, Spike, kResetTo>>::kernels;
+    case kSubtractThreshold:
+      return &Entry<Step<R, Synapse, Spike, kSubtractThreshold>>::kernels;
+    case kSubtract:
+      return &Entry<Step<R, Synapse, Spike, kSubtract>>::kernels;
+    case kResetTo:
+      return &Entry<Step<R, Synapse, Spike, kResetTo>>::kernels;
   }
   return nullptr;
 }

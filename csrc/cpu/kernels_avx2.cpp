@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "stream.h"
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 #else

@@ -54,7 +54,7 @@ size_t default_limit() {
 
 struct Pool {
   std::mutex mutex;
-  std::multimap<size_t, void*> kept;          // by size
+  std::multimap<size_t, void*> kept;  // by size
   std::unordered_map<void*, size_t> used;
   size_t kept_bytes = 0, used_bytes = 0, limit = default_limit();
 

@@ -5,7 +5,7 @@
 #pragma once
 
 constexpr int kWidth = kTileColumns;  // states, parameters and rows of one tile stay in L1
-constexpr int kFlush = 32;   // steps summed in working precision before they are added to the double sums
+constexpr int kFlush = 32;            // steps summed in working precision before they are added to the double sums
 
 struct Tile {
   int64_t first_outer, first_inner;
@@ -63,15 +63,19 @@ void prefetch_row(const Stream& s, const Tile& tile, const Problem& p, int64_t t
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(base + i);
 }
 
-// A row to write: in place where it is one run, else `buffer`, which write_row then takes to its place.
+// A row to write: in place where it is one run, else `buffer`, which close_row then takes to its place.
 template <class R>
-R* open_row(const Stream& s, const Tile& tile, int64_t t, R* buffer) {
-  return s.data && tile.outers == 1 ? address<R>(s, tile, t) : buffer;
+R* open_row(const Problem& p, const Stream& s, const Tile& tile, int64_t t, R* buffer) {
+  return s.data && tile.outers == 1 && !p.stream ? address<R>(s, tile, t) : buffer;
 }
 
 template <class R>
-void close_row(const Stream& s, const Tile& tile, int64_t t, const R* row) {
-  if (s.data && tile.outers > 1) scatter(row, address<R>(s, tile, t), s.outer, tile);
+void close_row(const Problem& p, const Stream& s, const Tile& tile, int64_t t, const R* row) {
+  if (!s.data) return;
+  if (tile.outers > 1)
+    scatter(row, address<R>(s, tile, t), s.outer, tile);
+  else if (p.stream)
+    stream_copy(address<R>(s, tile, t), row, sizeof(R) * static_cast<size_t>(tile.width));
 }
 
 template <class R>
@@ -184,22 +188,23 @@ void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::R
   for (int64_t t = 0; t < p.time; ++t) {
     prefetch_row<R>(p.x, tile, p, t + 2);
     const R* x = read_row<R>(p.x, tile, t, ws.x.v);
-    R* kept = open_row<R>(p.kept, tile, t, ws.kept.v);
-    R* out = open_row<R>(p.out, tile, t, ws.out.v);
+    R* kept = open_row<R>(p, p.kept, tile, t, ws.kept.v);
+    R* out = open_row<R>(p, p.out, tile, t, ws.out.v);
 #pragma omp simd
     for (int j = 0; j < n; ++j) forward_column<Step>(ws, j, f, x, kept, out);
-    close_row(p.kept, tile, t, kept);
-    close_row(p.out, tile, t, out);
+    close_row(p, p.kept, tile, t, kept);
+    close_row(p, p.out, tile, t, out);
     for (int k = 0; k < Step::kStates; ++k) {
       if (!p.record[k].data) continue;
-      R* record = open_row<R>(p.record[k], tile, t, ws.record.v);
+      R* record = open_row<R>(p, p.record[k], tile, t, ws.record.v);
       for (int j = 0; j < n; ++j) record[j] = ws.state[k].v[j];
-      close_row(p.record[k], tile, t, record);
+      close_row(p, p.record[k], tile, t, record);
     }
     if (t % kFlush == kFlush - 1) add_flushed(ws.total.v, ws.totals.v, n);
   }
   add_flushed(ws.total.v, ws.totals.v, n);
   for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.state[k].v, tile, p.last[k]);
+  if (p.stream) stream_fence();
   if (p.column_sum) scatter(ws.totals.v, p.column_sum + tile.column(p, 0), p.inner, tile);
 }
 
@@ -219,11 +224,16 @@ void eval_surrogate(const R* w, const R* th, const R* q, const R* a, const R* b,
 template <class Call>
 void with_surrogate(int kind, const Call& f) {
   switch (kind) {
-    case kSingleExponential: return f(SingleExponential{});
-    case kPeriodicExponential: return f(PeriodicExponential{});
-    case kHeaviside: return f(Heaviside{});
-    case kGaussian: return f(Gaussian{});
-    case kMultiGaussian: return f(MultiGaussian{});
+    case kSingleExponential:
+      return f(SingleExponential{});
+    case kPeriodicExponential:
+      return f(PeriodicExponential{});
+    case kHeaviside:
+      return f(Heaviside{});
+    case kGaussian:
+      return f(Gaussian{});
+    case kMultiGaussian:
+      return f(MultiGaussian{});
   }
 }
 
@@ -284,7 +294,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
     const R* kept = read_row<R>(p.kept, tile, t, ws.kept.v);
     const R* g_out = read_row<R>(p.g_out, tile, t, ws.g_out.v);
     const R* g_kept = read_row<R>(p.g_kept, tile, t, ws.g_kept.v);
-    R* g_x = open_row<R>(p.g_x, tile, t, ws.g_x.v);
+    R* g_x = open_row<R>(p, p.g_x, tile, t, ws.g_x.v);
     for (int k = 0; k < Step::kStates; ++k) {
       if (!p.g_record[k].data) continue;
       const R* g = read_row<R>(p.g_record[k], tile, t, ws.g_record.v);
@@ -321,12 +331,12 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
     }
 
 #pragma omp simd
-    for (int j = 0; j < n; ++j)
-      backward_column<Step, Sums>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
-    close_row(p.g_x, tile, t, g_x);
+    for (int j = 0; j < n; ++j) backward_column<Step, Sums>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
+    close_row(p, p.g_x, tile, t, g_x);
     if (Sums && (t % kFlush == 0))
       for (int k = 0; k < Step::kParams; ++k) add_flushed(ws.sum[k].v, ws.sums[k].v, n);
   }
+  if (p.stream) stream_fence();
   for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.g[k].v, tile, p.g_first[k]);
   for (int k = 0; Sums && k < Step::kParams; ++k)
     if (p.g_param[k]) scatter(ws.sums[k].v, p.g_param[k] + tile.column(p, 0), p.inner, tile);

@@ -21,7 +21,7 @@ struct SinabsLif {
   enum Param { AlphaMem, Gain, AlphaSyn, Threshold, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 2 : 1;
   static constexpr int kSpike = Spike;
-  static constexpr bool kReplay = Synapse;            // the current cannot be rebuilt from `kept`
+  static constexpr bool kReplay = Synapse;  // the current cannot be rebuilt from `kept`
   static constexpr bool kThresholdVaries = false;
 
   PA_HD static R threshold(const R*, const R* p, const Flags&) { return p[Threshold]; }
