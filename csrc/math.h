@@ -7,19 +7,27 @@
 #define PA_HD inline __attribute__((always_inline))
 #endif
 
+// Surrogates are not compared bit for bit, so their exp may use a fused multiply-add where the target has one.
+#ifdef PA_FMA
+PA_HD float fma_(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+PA_HD double fma_(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+#define PA_FMA(a, b, c) ((a) * (b) + (c))
+#endif
+
 PA_HD float exp_(float x) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
   const float xc = x < -87.3f ? -87.3f : x;
-  const float t = xc * 1.44269504088896341f + magic;
+  const float t = PA_FMA(xc, 1.44269504088896341f, magic);
   const float n = t - magic;
-  const float r = (xc - n * 0.693359375f) - n * -2.12194440e-4f;
+  const float r = PA_FMA(n, 2.12194440e-4f, PA_FMA(n, -0.693359375f, xc));
   float y = 1.9875691500e-4f;
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = (y * r * r + r) + 1.0f;
+  y = PA_FMA(y, r, 1.3981999507e-3f);
+  y = PA_FMA(y, r, 8.3334519073e-3f);
+  y = PA_FMA(y, r, 4.1665795894e-2f);
+  y = PA_FMA(y, r, 1.6666665459e-1f);
+  y = PA_FMA(y, r, 5.0000001201e-1f);
+  y = PA_FMA(y * r, r, r) + 1.0f;
   int bits;
   memcpy(&bits, &t, sizeof bits);
   bits = (bits - 0x4B400000 + 127) << 23;
@@ -33,22 +41,22 @@ PA_HD float exp_(float x) {
 PA_HD double exp_(double x) {
   const double magic = 6755399441055744.0;  // 1.5 * 2^52
   const double xc = x < -708.0 ? -708.0 : x;
-  const double t = xc * 1.4426950408889634074 + magic;
+  const double t = PA_FMA(xc, 1.4426950408889634074, magic);
   const double n = t - magic;
-  const double r = (xc - n * 6.93145751953125e-1) - n * 1.42860682030941723212e-6;
+  const double r = PA_FMA(n, -1.42860682030941723212e-6, PA_FMA(n, -6.93145751953125e-1, xc));
   double y = 1.6059043836821614599e-10;  // 1/13!
-  y = y * r + 2.0876756987868098979e-9;
-  y = y * r + 2.5052108385441718775e-8;
-  y = y * r + 2.7557319223985890653e-7;
-  y = y * r + 2.7557319223985890653e-6;
-  y = y * r + 2.4801587301587301587e-5;
-  y = y * r + 1.9841269841269841270e-4;
-  y = y * r + 1.3888888888888888889e-3;
-  y = y * r + 8.3333333333333333333e-3;
-  y = y * r + 4.1666666666666666667e-2;
-  y = y * r + 1.6666666666666666667e-1;
-  y = y * r + 0.5;
-  y = (y * r * r + r) + 1.0;
+  y = PA_FMA(y, r, 2.0876756987868098979e-9);
+  y = PA_FMA(y, r, 2.5052108385441718775e-8);
+  y = PA_FMA(y, r, 2.7557319223985890653e-7);
+  y = PA_FMA(y, r, 2.7557319223985890653e-6);
+  y = PA_FMA(y, r, 2.4801587301587301587e-5);
+  y = PA_FMA(y, r, 1.9841269841269841270e-4);
+  y = PA_FMA(y, r, 1.3888888888888888889e-3);
+  y = PA_FMA(y, r, 8.3333333333333333333e-3);
+  y = PA_FMA(y, r, 4.1666666666666666667e-2);
+  y = PA_FMA(y, r, 1.6666666666666666667e-1);
+  y = PA_FMA(y, r, 0.5);
+  y = PA_FMA(y * r, r, r) + 1.0;
   long long bits;
   memcpy(&bits, &t, sizeof bits);
   bits = static_cast<long long>(static_cast<unsigned long long>(bits - 0x4338000000000000LL + 1023) << 52);

@@ -29,7 +29,7 @@ const std::vector<Isa>& isas() {
     std::vector<Isa> usable{{"baseline", find_baseline}};
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) usable.push_back({"avx2", find_avx2});
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) usable.push_back({"avx2", find_avx2});
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
       usable.push_back({"avx512", find_avx512});
@@ -218,8 +218,12 @@ void run_forward(const Variant& v, Problem p, int threads, void* mean) {
 void run_backward(const Variant& v, Problem p, int threads, const ParamGradient* gradients) {
   const Kernels& k = find(v);
   const int64_t columns = p.outer * p.inner;
-  int wanted = 0;
-  for (int i = 0; i < k.params; ++i) wanted += gradients[i].to != nullptr;
+  int wanted = 0, level = kNoSums;
+  for (int i = 0; i < k.params; ++i) {
+    if (!gradients[i].to) continue;
+    ++wanted;
+    level = std::max<int>(level, i < k.decays ? kDecaySums : kAllSums);
+  }
   const Block sums(sizeof(double) * static_cast<size_t>(columns) * static_cast<size_t>(wanted));
   double* next = reinterpret_cast<double*>(sums.data());
   for (int i = 0; i < kMaxParams; ++i) {
@@ -240,7 +244,7 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
     const Block memory(each * static_cast<size_t>(cut.threads));
     each_tile(cut, [&](int64_t i, int thread) {
       char* mine = memory.data() + each * static_cast<size_t>(thread);
-      k.backward(p, cut.at(i, p), mine, mine + ws_bytes, wanted > 0);
+      k.backward(p, cut.at(i, p), mine, mine + ws_bytes, level);
     });
   }
   for (int i = 0; i < k.params; ++i) {

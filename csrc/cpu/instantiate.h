@@ -24,15 +24,18 @@ struct Entry {
   static void forward(const Problem& p, const TileIndex& i, void* workspace) {
     forward_tile<Step>(p, tile_of(i), *static_cast<Workspace<R>*>(workspace));
   }
-  static void backward(const Problem& p, const TileIndex& i, void* workspace, void* scratch, bool sums) {
+  // fp64 is for checking: one kernel serves all sums there
+  static void backward(const Problem& p, const TileIndex& i, void* workspace, void* scratch, int sums) {
     auto& ws = *static_cast<Workspace<R>*>(workspace);
-    if (sums)
-      backward_tile<Step, true>(p, tile_of(i), ws, static_cast<R*>(scratch));
-    else
-      backward_tile<Step, false>(p, tile_of(i), ws, static_cast<R*>(scratch));
+    R* room = static_cast<R*>(scratch);
+    if constexpr (sizeof(R) == sizeof(float)) {
+      if (sums == kNoSums) return backward_tile<Step, kNoSums>(p, tile_of(i), ws, room);
+      if (sums == kDecaySums) return backward_tile<Step, kDecaySums>(p, tile_of(i), ws, room);
+    }
+    backward_tile<Step, kAllSums>(p, tile_of(i), ws, room);
   }
-  static constexpr Kernels kernels = {
-      forward, backward, Step::kStates, Step::kParams, Step::kReplay, sizeof(Workspace<R>), sizeof(R)};
+  static constexpr Kernels kernels = {forward,       backward,      Step::kStates,        Step::kParams,
+                                      Step::kDecays, Step::kReplay, sizeof(Workspace<R>), sizeof(R)};
 };
 
 template <template <class, bool, int, int> class Step, class R, bool Synapse, int Spike>

@@ -20,13 +20,16 @@ struct TileIndex {
 
 struct Kernels {
   void (*forward)(const Problem&, const TileIndex&, void* workspace);
-  void (*backward)(const Problem&, const TileIndex&, void* workspace, void* scratch, bool sums);
-  int states, params;
+  void (*backward)(const Problem&, const TileIndex&, void* workspace, void* scratch, int sums);
+  int states, params, decays;
   bool replay;  // backward needs scratch for the states before each step
   size_t workspace_bytes, element_bytes;
 };
 
 constexpr int kTileColumns = 512;
+
+// Which parameters' gradients a backward kernel sums: none, the decays (a step's first parameters), all.
+enum Sums { kNoSums = 0, kDecaySums = 1, kAllSums = 2 };
 
 // nullptr: no such variant
 const Kernels* find_baseline(const Variant&);

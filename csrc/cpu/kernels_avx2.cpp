@@ -7,12 +7,13 @@
 #include "stream.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,fma")
 #endif
 
+#define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ISA avx2
 #include "instantiate.h"
 

@@ -161,17 +161,24 @@ PA_HD void threshold_column(Workspace<R>& ws, int j, const Flags& f, Rows<R> bef
   ws.th.v[j] = Step::threshold(s, q, f);
 }
 
-template <class Step, bool Sums, class R = typename Step::Real>
+// How many parameters' gradients are summed.
+template <class Step, int Sums>
+constexpr int summed() {
+  return Sums == kNoSums ? 0 : Sums == kDecaySums ? Step::kDecays : static_cast<int>(Step::kParams);
+}
+
+template <class Step, int Sums, bool Bounded, class R = typename Step::Real>
 PA_HD void backward_column(Workspace<R>& ws, int j, const Flags& f, Rows<R> before, const R* x, const R* kept,
                            const R* sg, const R* g_out, R g_mean, const R* g_kept, R* g_x) {
+  constexpr int sums = summed<Step, Sums>();
   R s[Step::kStates], g[Step::kStates], q[Step::kParams], gq[Step::kParams];
   PA_EACH(k, Step::kStates) s[k] = before.row[k][j];
   PA_EACH(k, Step::kStates) g[k] = ws.g[k].v[j];
   PA_EACH(k, Step::kParams) q[k] = ws.param[k].v[j];
   PA_EACH(k, Step::kParams) gq[k] = R(0);
-  g_x[j] = Step::backward(s, x[j], kept[j], sg[j], g_out[j] + g_mean, g_kept[j], g, q, f, gq);
+  g_x[j] = Step::template backward<Bounded>(s, x[j], kept[j], sg[j], g_out[j] + g_mean, g_kept[j], g, q, f, gq);
   PA_EACH(k, Step::kStates) ws.g[k].v[j] = g[k];
-  if (Sums) PA_EACH(k, Step::kParams) ws.sum[k].v[j] += gq[k];
+  PA_EACH(k, sums) ws.sum[k].v[j] += gq[k];
 }
 
 template <class Step>
@@ -266,20 +273,20 @@ void replay_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Re
   }
 }
 
-// Sums: whether any parameter's gradient is wanted.
-template <class Step, bool Sums>
+template <class Step, int Sums>
 void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Real>& ws,
                    typename Step::Real* scratch) {
   using R = typename Step::Real;
   const int n = tile.columns();
   const Flags f = p.flags;
   const R g_mean = static_cast<R>(p.g_mean);
+  constexpr int sums = summed<Step, Sums>();
   R q[kMaxSurrogateParams];
   for (int k = 0; k < kMaxSurrogateParams; ++k) q[k] = static_cast<R>(p.surrogate_param[k]);
   load_params(p, Step::kParams, Step::MinV, tile, ws);
   if (Step::kReplay) replay_tile<Step>(p, tile, ws, scratch);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.g_last[k], tile, ws.g[k].v);
-  for (int k = 0; k < Step::kParams; ++k)
+  for (int k = 0; k < sums; ++k)
     for (int j = 0; j < n; ++j) {
       ws.sum[k].v[j] = R(0);
       ws.sums[k].v[j] = 0.0;
@@ -305,7 +312,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
     Rows<R> before;
     for (int k = 0; k < kMaxStates; ++k)
       before.row[k] = Step::kReplay ? scratch + (t * Step::kStates + k) * n : ws.before[k].v;
-    if constexpr (!Step::kReplay && Sums) {
+    if constexpr (!Step::kReplay && Sums != kNoSums) {
       if (t == 0) {
         load_columns(p, p.first[0], tile, ws.before[0].v);
       } else {
@@ -330,14 +337,21 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
       }
     }
 
+    if (sizeof(R) == sizeof(float) && !f.clamp) {
 #pragma omp simd
-    for (int j = 0; j < n; ++j) backward_column<Step, Sums>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
+      for (int j = 0; j < n; ++j)
+        backward_column<Step, Sums, false>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
+    } else {
+#pragma omp simd
+      for (int j = 0; j < n; ++j)
+        backward_column<Step, Sums, true>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
+    }
     close_row(p, p.g_x, tile, t, g_x);
-    if (Sums && (t % kFlush == 0))
-      for (int k = 0; k < Step::kParams; ++k) add_flushed(ws.sum[k].v, ws.sums[k].v, n);
+    if (t % kFlush == 0)
+      for (int k = 0; k < sums; ++k) add_flushed(ws.sum[k].v, ws.sums[k].v, n);
   }
   if (p.stream) stream_fence();
   for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.g[k].v, tile, p.g_first[k]);
-  for (int k = 0; Sums && k < Step::kParams; ++k)
+  for (int k = 0; k < sums; ++k)
     if (p.g_param[k]) scatter(ws.sums[k].v, p.g_param[k] + tile.column(p, 0), p.inner, tile);
 }

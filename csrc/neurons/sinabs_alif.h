@@ -22,6 +22,7 @@ struct SinabsAlif {
   enum State { V, B, I };
   enum Param { AlphaMem, Gain, AlphaSyn, AlphaAdapt, GainAdapt, B0, AdaptScale, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 3 : 2;
+  static constexpr int kDecays = 5;  // parameters that come first: those that train most often
   static constexpr int kSpike = Spike;
   static constexpr bool kReplay = true;  // b and i cannot be rebuilt from `kept` alone
   static constexpr bool kThresholdVaries = true;
@@ -63,11 +64,13 @@ struct SinabsAlif {
     settle(s, kept, p, f, out, unclamped);
   }
 
+  // Bounded: whether the membrane has a lower bound
+  template <bool Bounded>
   PA_HD static R backward(const R* before, R x, R w, R sg, R g_out, R g_kept, R* g, const R* p, const Flags& f, R* gp) {
     R s[3] = {before[V], before[B], R(0)}, out, unclamped;
     const R th = settle(s, w, p, f, out, unclamped);
     R g_v = g[V];
-    const bool above = !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
+    const bool above = !Bounded || !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
     gp[MinV] = above ? R(0) : g_v;
     g_v = above ? g_v : R(0);
     gp[AlphaAdapt] = g[B] * before[B];

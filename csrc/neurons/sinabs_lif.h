@@ -20,6 +20,7 @@ struct SinabsLif {
   enum State { V, I };
   enum Param { AlphaMem, Gain, AlphaSyn, Threshold, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 2 : 1;
+  static constexpr int kDecays = 3;  // parameters that come first: those that train most often
   static constexpr int kSpike = Spike;
   static constexpr bool kReplay = Synapse;  // the current cannot be rebuilt from `kept`
   static constexpr bool kThresholdVaries = false;
@@ -54,11 +55,13 @@ struct SinabsLif {
     s[V] = settle(kept, p, f, out, unclamped);
   }
 
+  // Bounded: whether the membrane has a lower bound
+  template <bool Bounded>
   PA_HD static R backward(const R* before, R x, R w, R sg, R g_out, R g_kept, R* g, const R* p, const Flags& f, R* gp) {
     R out, unclamped;
     settle(w, p, f, out, unclamped);
     R g_v = g[V];
-    const bool above = !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
+    const bool above = !Bounded || !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
     gp[MinV] = above ? R(0) : g_v;
     g_v = above ? g_v : R(0);
     R g_w = g_kept + g_v;
