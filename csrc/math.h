@@ -16,8 +16,9 @@ PA_HD double fma_(double a, double b, double c) { return __builtin_fma(a, b, c);
 #endif
 
 PA_HD float exp_(float x) {
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
-  const float xc = x < -87.3f ? -87.3f : x;
+  const float magic = 12582912.0f;     // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
+  float xc = x < -88.1f ? -88.1f : x;  // rounds to 2^-127, whose bits are those of zero
+  xc = xc > 89.0f ? 89.0f : xc;        // rounds to 2^128, whose bits are those of infinity
   const float t = PA_FMA(xc, 1.44269504088896341f, magic);
   const float n = t - magic;
   const float r = PA_FMA(n, 2.12194440e-4f, PA_FMA(n, -0.693359375f, xc));
@@ -33,14 +34,13 @@ PA_HD float exp_(float x) {
   bits = (bits - 0x4B400000 + 127) << 23;
   float scale;
   memcpy(&scale, &bits, sizeof scale);
-  y = y * scale;
-  y = x < -87.3f ? 0.0f : y;
-  return x > 88.0f ? __builtin_inff() : y;
+  return y * scale;
 }
 
 PA_HD double exp_(double x) {
   const double magic = 6755399441055744.0;  // 1.5 * 2^52
-  const double xc = x < -708.0 ? -708.0 : x;
+  double xc = x < -709.1 ? -709.1 : x;
+  xc = xc > 709.8 ? 709.8 : xc;
   const double t = PA_FMA(xc, 1.4426950408889634074, magic);
   const double n = t - magic;
   const double r = PA_FMA(n, -1.42860682030941723212e-6, PA_FMA(n, -6.93145751953125e-1, xc));
@@ -62,9 +62,7 @@ PA_HD double exp_(double x) {
   bits = static_cast<long long>(static_cast<unsigned long long>(bits - 0x4338000000000000LL + 1023) << 52);
   double scale;
   memcpy(&scale, &bits, sizeof scale);
-  y = y * scale;
-  y = x < -708.0 ? 0.0 : y;
-  return x > 709.0 ? __builtin_inf() : y;
+  return y * scale;
 }
 
 PA_HD float abs_(float x) { return __builtin_fabsf(x); }

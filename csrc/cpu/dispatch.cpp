@@ -235,7 +235,8 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
     p.stream = exceeds_cache(p, 1, k.element_bytes);
     int64_t limit = kTileColumns;
     const size_t column_bytes = static_cast<size_t>(p.time) * static_cast<size_t>(k.states) * k.element_bytes;
-    if (k.replay) limit = std::clamp<int64_t>(static_cast<int64_t>(kScratchBytes / column_bytes) / 16 * 16, 16, limit);
+    if (k.replay && column_bytes > 0)
+      limit = std::clamp<int64_t>(static_cast<int64_t>(kScratchBytes / column_bytes) / 16 * 16, 16, limit);
     const Plan cut = plan(p, threads, limit);
     const size_t ws_bytes = (k.workspace_bytes + 4095) / 4096 * 4096;
     const size_t scratch_bytes =

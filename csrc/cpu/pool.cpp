@@ -62,10 +62,10 @@ struct Pool {
     bytes = rounded(bytes);
     const std::lock_guard<std::mutex> lock(mutex);
     void* block = nullptr;
-    const auto found = kept.find(bytes);
-    if (found != kept.end()) {
-      block = found->second;
-      kept.erase(found);
+    const auto after = kept.upper_bound(bytes);
+    if (after != kept.begin() && std::prev(after)->first == bytes) {  // the last one given back: the warmest
+      block = std::prev(after)->second;
+      kept.erase(std::prev(after));
       kept_bytes -= bytes;
     } else {
       block = fresh(bytes);

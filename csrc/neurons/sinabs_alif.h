@@ -70,7 +70,7 @@ struct SinabsAlif {
     R s[3] = {before[V], before[B], R(0)}, out, unclamped;
     const R th = settle(s, w, p, f, out, unclamped);
     R g_v = g[V];
-    const bool above = !Bounded || !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
+    const bool above = !Bounded || !bounded_(p[MinV]) | !(unclamped - p[MinV] <= R(0));
     gp[MinV] = above ? R(0) : g_v;
     g_v = above ? g_v : R(0);
     gp[AlphaAdapt] = g[B] * before[B];
@@ -79,7 +79,7 @@ struct SinabsAlif {
     R g_w = g_kept, g_th = R(0);
     if (Reset == kResetTo) {
       gp[ResetValue] = g_v;
-      g_w += out == R(0) ? g_v : R(0);
+      g_w += g_v * (out == R(0) ? R(1) : R(0));
     } else {
       (Reset == kSubtractThreshold ? g_th : gp[ResetValue]) = -(out * g_v);
       g_out -= value(th, p) * g_v;

@@ -20,7 +20,7 @@ struct SinabsLif {
   enum State { V, I };
   enum Param { AlphaMem, Gain, AlphaSyn, Threshold, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 2 : 1;
-  static constexpr int kDecays = 3;  // parameters that come first: those that train most often
+  static constexpr int kDecays = Synapse ? 3 : 2;  // parameters that come first: those that train most often
   static constexpr int kSpike = Spike;
   static constexpr bool kReplay = Synapse;  // the current cannot be rebuilt from `kept`
   static constexpr bool kThresholdVaries = false;
@@ -61,7 +61,7 @@ struct SinabsLif {
     R out, unclamped;
     settle(w, p, f, out, unclamped);
     R g_v = g[V];
-    const bool above = !Bounded || !bounded_(p[MinV]) | (unclamped - p[MinV] > R(0));
+    const bool above = !Bounded || !bounded_(p[MinV]) | !(unclamped - p[MinV] <= R(0));
     gp[MinV] = above ? R(0) : g_v;
     g_v = above ? g_v : R(0);
     R g_w = g_kept + g_v;
@@ -69,7 +69,7 @@ struct SinabsLif {
       g_w += g_out;
     } else if (Reset == kResetTo) {
       gp[ResetValue] = g_v;
-      g_w = (g_kept + (out == R(0) ? g_v : R(0))) + g_out * sg;
+      g_w = (g_kept + g_v * (out == R(0) ? R(1) : R(0))) + g_out * sg;
     } else {
       gp[Reset == kSubtractThreshold ? Threshold : ResetValue] = -(out * g_v);
       g_w += (g_out - value(p) * g_v) * sg;
