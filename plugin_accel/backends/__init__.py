@@ -1,8 +1,8 @@
 """Backends: the protocol, and how one is chosen.
 
-Order: the `backend=` argument of a call, `with use_backend(name)`, the environment variable `PLUGIN_ACCEL_BACKEND`, then
-automatically by device. A backend that was named and cannot be used raises `BackendError` with what is available and why
-each other is not; the automatic choice passes over it.
+Order: the `backend=` argument of a call, `with use_backend(name)`, the environment variable `PLUGIN_ACCEL_BACKEND`,
+then automatically by device. A backend that was named and cannot be used raises `BackendError` with what is available
+and why each other is not; the automatic choice passes over it.
 """
 
 from __future__ import annotations
@@ -81,19 +81,16 @@ def get(name: str) -> Backend:
     found = plugins.backends().get(name)
     why = "not registered" if found is None else found.unavailable()
     if found is None or why is not None:
-        others = [
-            f"{n} ({b.unavailable() or 'usable'})" for n, b in sorted(plugins.backends().items()) if n != name
-        ]
+        others = [f"{n} ({b.unavailable() or 'usable'})" for n, b in sorted(plugins.backends().items()) if n != name]
         raise BackendError(
             f"backend: expected one that can be used here, got {name!r} ({why}); known besides: "
-            f"{', '.join(others) or 'none'}; set {VARIABLE} or use_backend(...) to one of {sorted(available())} or {AUTO!r}"
+            f"{', '.join(others) or 'none'}; set {VARIABLE} or use_backend(...) to one of {sorted(available())}"
+            f" or {AUTO!r}"
         )
     return found
 
 
-def choose(
-    device: torch.device | str, dtype: torch.dtype, neuron: str, backend: str | None = None
-) -> Backend | None:
+def choose(device: torch.device | str, dtype: torch.dtype, neuron: str, backend: str | None = None) -> Backend | None:
     """The backend to run `neuron` with; None if the automatic choice finds none (the host then runs its own forward).
 
     Args:

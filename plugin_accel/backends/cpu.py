@@ -9,6 +9,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
 from plugin_accel.errors import InputError
@@ -25,9 +26,9 @@ Row = tuple[int, int, int, int]
 def empty_cache() -> None:
     """Give the memory that the `cpu` backend keeps for recycling back to the system.
 
-    Outputs, gradients and saved tensors of the kernels live in recycled memory, because the page faults of fresh memory cost
-    more than the kernels themselves. At most an eighth of the machine's memory is kept; the environment variable
-    `PLUGIN_ACCEL_POOL_MB` sets another bound (0: keep nothing).
+    Outputs, gradients and saved tensors of the kernels live in recycled memory, because the page faults of fresh
+    memory cost more than the kernels themselves. At most an eighth of the machine's memory is kept; the environment
+    variable `PLUGIN_ACCEL_POOL_MB` sets another bound (0: keep nothing).
     """
     _C.pool_trim()
 
@@ -46,8 +47,8 @@ _set_pool_limit()
 
 def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if prod(shape) * dtype.itemsize < _POOLED_BYTES:
-        return torch.empty_strided(shape, strides, dtype=dtype)
-    made: Tensor = torch.from_dlpack(_C.empty(shape, strides, dtype.itemsize))
+        return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
+    made: Tensor = from_dlpack(_C.empty(shape, strides, dtype.itemsize))
     return made
 
 
@@ -95,10 +96,10 @@ class _Param:
         self.strides = layout.state_strides if self.by_inner else ()
         if not self.by_inner:
             self.shape = (*full.shape[:k], *(1,) * (full.dim() - k))
-            self.keep = full[(..., *(0,) * (full.dim() - k))].contiguous()
+            self.keep = full.flatten(k).select(k, 0).contiguous()
             self.argument = (self.keep.data_ptr(), 1, 0)
             return
-        self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype)
+        self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype, device="cpu")
         self.keep.copy_(full if self.by_outer else full[(slice(0, 1),) * k])
         inner = layout.sizes[2]
         self.argument = (self.keep.data_ptr(), inner if self.by_outer else 0, 1)
@@ -111,10 +112,10 @@ class _Param:
     def gradient(self) -> Tensor:
         """Uninitialised memory for the gradient."""
         if not (self.by_outer or self.by_inner):
-            return torch.empty(self.target, dtype=self.keep.dtype)
+            return torch.empty(self.target, dtype=self.keep.dtype, device="cpu")
         if not self.by_inner:
-            return torch.empty(self.shape, dtype=self.keep.dtype)
-        return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype)
+            return torch.empty(self.shape, dtype=self.keep.dtype, device="cpu")
+        return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype, device="cpu")
 
 
 class CpuBackend:
@@ -166,7 +167,7 @@ class CpuBackend:
         last = tuple([_empty(layout.state_shape, layout.state_strides, dtype) for _ in first])
         fp64 = dtype is torch.float64
         narrow = fp64 and config.spike != "none"  # the hosts' spikes are fp32 whatever the input
-        mean = torch.empty((), dtype=torch.float32 if narrow else dtype)
+        mean = torch.empty((), dtype=torch.float32 if narrow else dtype, device="cpu")
         _C.forward(
             _variant(neuron, config, fp64),
             layout.sizes,

@@ -1,4 +1,4 @@
-"""The `reference` backend: the neuron's own step in a plain torch loop, on any device. It is the oracle of the tests."""
+"""The `reference` backend: the neuron's own step in a plain torch loop, on any device; the oracle of the tests."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ def _loop(
     for x_t, slope in zip(inputs, slopes, strict=True):
 
         def spike(v: Tensor, threshold: Tensor, slope: Tensor | None = slope) -> Tensor:
-            made: Tensor = _Spike.apply(v, threshold, config, slope)
-            return made
+            return _Spike.apply(v, threshold, config, slope)  # type: ignore[no-any-return, no-untyped-call]
 
         spikes, w, state = neuron.step(config, state, x_t, named, spike)
         out.append(spikes)
@@ -91,7 +90,9 @@ class ReferenceBackend:
 
     def refuses(self, neuron: str, device: torch.device, dtype: torch.dtype) -> str | None:
         """Why this backend cannot run a neuron on a device with a dtype."""
-        return None if dtype in (torch.float32, torch.float64) else f"steps compute in float32 or float64, not in {dtype}"
+        return (
+            None if dtype in (torch.float32, torch.float64) else f"steps compute in float32 or float64, not in {dtype}"
+        )
 
     def forward(
         self,

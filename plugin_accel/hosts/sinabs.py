@@ -49,10 +49,18 @@ def _state_shape(x: Tensor) -> StateShape:
     return shape[:1] + shape[2:]
 
 
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # torch >= 2.7
+
+
 def _assign(layer: Any, states: dict[str, Tensor], **attributes: Any) -> None:
     """`setattr` for each, without what nn.Module.__setattr__ looks up for names that it knows already."""
     if torch.compiler.is_compiling():
-        for name, value in {**states, **attributes}.items():
+        for name, value in states.items():
+            if _is_exporting() and layer._buffers[name].shape == value.shape:
+                layer._buffers[name].copy_(value.detach())  # an exported program keeps no other assignment
+            else:
+                setattr(layer, name, value)
+        for name, value in attributes.items():
             setattr(layer, name, value)
         return
     layer._buffers.update(states)
@@ -76,6 +84,8 @@ def _recurrent(
         Refused: before anything ran or changed.
     """
     state_shape = _state_shape(x)
+    if not isinstance(x, Tensor):
+        raise Refused(f"input is a {type(x).__name__}")
     why = sinabs_options.reasons(layer)
     if why:
         raise Refused("; ".join(why))
@@ -164,10 +174,8 @@ class LIFRecurrent(sl.LIFRecurrent):
         except Refused as why:
             _refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
-        self.v_mem = last["v_mem"]
-        self.i_syn = last.get("i_syn")
-        self.recordings = _recordings(recorded, last)
-        self.firing_rate = out.sum() / out.numel()
+        attributes = {"recordings": _recordings(recorded, last), "firing_rate": out.sum() / out.numel()}
+        _assign(self, last, **attributes, **({} if "i_syn" in last else {"i_syn": None}))
         return out
 
 
@@ -223,15 +231,13 @@ class ALIFRecurrent(sl.ALIFRecurrent):
         except Refused as why:
             _refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
-        b_dtype = self.b.dtype
-        self.v_mem = last["v_mem"]
-        self.b = last["b"].to(b_dtype)
-        self.spike_threshold = _threshold_after(self, self.b)
-        self.recordings = _recordings(recorded, last)
+        b = last["b"].to(self.b.dtype)
+        recordings = _recordings(recorded, last)
         if recorded:
-            b = torch.stack(recorded["b"], 1).to(b_dtype)
-            self.recordings |= {"b": b, "spike_threshold": _threshold_after(self, b)}
-        self.firing_rate = out.sum() / out.numel()
+            b_records = torch.stack(recorded["b"], 1).to(b.dtype)
+            recordings |= {"b": b_records, "spike_threshold": _threshold_after(self, b_records)}
+        states = {"v_mem": last["v_mem"], "b": b, "spike_threshold": _threshold_after(self, b)}
+        _assign(self, states, recordings=recordings, firing_rate=out.sum() / out.numel())
         return out
 
 

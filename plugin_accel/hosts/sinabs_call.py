@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.hosts import sinabs_options as so
-from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Neuron, Result, ops, run
+from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Neuron, Result, ops, run_unchecked
 
 FP32, FP64 = torch.float32, torch.float64
 LOW = (torch.float16, torch.bfloat16)
 
-_ONE = {dtype: torch.ones((), dtype=dtype) for dtype in (FP32, FP64)}
+_ONE = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (FP32, FP64)}
 _PLAIN = (Tensor, nn.Parameter)
 
 StateShape = tuple[int, ...]
@@ -50,13 +52,26 @@ class Call(NamedTuple):
         return self.function(self.config, x, first, keep=keep, record=record)
 
 
-def as_param(value: Any, dtype: torch.dtype, through: torch.dtype | None = None) -> Tensor:
-    """A number or tensor as a parameter of `dtype`, rounded to `through` first where sinabs does."""
-    if not isinstance(value, Tensor):
-        value = torch.tensor(value, dtype=through or dtype)
-    elif through is not None and value.dtype is not through:
-        value = value.to(through)
-    return value if value.dtype is dtype else value.to(dtype)
+def as_param(value: Any, x: Tensor, dtype: torch.dtype, through: torch.dtype | None = None) -> Tensor:
+    """A number or tensor as a parameter of `dtype`, beside `x`; rounded to `through` first where sinabs does."""
+    if isinstance(value, Tensor):
+        if value.dim() and value.dtype is FP64 and dtype is FP32:
+            raise Refused("an option is a float64 tensor, with which sinabs continues in float64; the input is float32")
+        if through is not None:
+            value = _cast(value, through)
+    elif isinstance(value, (int, float)):
+        value = torch.tensor(value, dtype=through or dtype, device=x.device)
+    else:
+        raise Refused(f"an option is a {type(value).__name__}, neither a number nor a tensor")
+    return _cast(value, dtype)
+
+
+def _cast(p: Tensor, dtype: torch.dtype) -> Tensor:
+    if p.dtype is dtype:
+        return p
+    if p.dtype.is_complex or p.dtype is torch.bool:
+        raise Refused(f"a parameter is {p.dtype}")
+    return p.to(dtype)
 
 
 def own_states(layer: Any, call: Call) -> list[Tensor]:
@@ -84,14 +99,20 @@ def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) 
     """Checks that hold for every layer; gives the dtype to compute in."""
     if options.reasons:
         raise Refused("; ".join(options.reasons))
-    if type(x) not in _PLAIN and not torch.compiler.is_compiling():
-        raise Refused(f"input is a {type(x).__name__}")
+    if not torch.compiler.is_compiling():
+        if type(x) not in _PLAIN:
+            raise Refused(f"input is a {type(x).__name__}")
+        if x.layout is not torch.strided:
+            raise Refused(f"input is {x.layout}")
+        if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
+            raise Refused("a transform of torch.func or forward-mode differentiation is active")
     buffers = layer._buffers
     if len(buffers) != len(states):
         raise Refused(f"the layer has buffers {sorted(buffers)}, not only its states {sorted(states)}")
     device = x.device
     for name in states:
-        if name not in buffers or buffers[name].device != device:
+        state = buffers.get(name)
+        if state is None or state.device != device:
             raise Refused(f"state {name} is missing or not on {device}, where the input is")
     dtype = x.dtype
     if dtype is FP32 or dtype is FP64:
@@ -104,12 +125,13 @@ def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) 
 @lru_cache(maxsize=256)
 def _decay(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """exp(-1 / tau) and one minus it, by the operations that sinabs uses."""
-    alpha = torch.exp(-1.0 / torch.tensor(tau, dtype=dtype))
-    return alpha, 1 - alpha
+    with torch.inference_mode(False):  # what is kept here must do for training too
+        alpha = torch.exp(-1.0 / torch.tensor(tau, dtype=dtype, device="cpu"))
+        return alpha, 1 - alpha
 
 
 def _mem_decay(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """alpha_mem and, with `norm_input`, 1 - alpha_mem: sinabs's own values, without their graph where none is needed."""
+    """alpha_mem and, with `norm_input`, 1 - alpha_mem: sinabs's values, without a graph where none is needed."""
     tau = None if layer.train_alphas else layer.tau_mem
     norm = layer.norm_input
     if (
@@ -121,7 +143,8 @@ def _mem_decay(layer: Any) -> tuple[Tensor, Tensor | None]:
     ):
         alpha = layer.alpha_mem_calculated
         return alpha, 1 - alpha if norm else None
-    alpha, gain = _decay(tau.item(), tau.dtype)
+    value = tau.item()
+    alpha, gain = _decay(value, tau.dtype) if value else _decay.__wrapped__(value, tau.dtype)  # 0.0 == -0.0
     return alpha, gain if norm else None
 
 
@@ -158,7 +181,7 @@ def _call(
             _fits(neuron.params(config)[i], p, state_shape, dtype)
         if p.device != device:
             raise Refused(f"{neuron.params(config)[i]} is on {p.device}, the input on {device}")
-        params.append(p if p.dtype is dtype else p.to(dtype))
+        params.append(p if p.dtype is dtype else _cast(p, dtype))
     if torch.compiler.is_compiling():
         if surrogate_fn is not None:
             raise Refused("a surrogate without a kernel is not compiled")
@@ -166,7 +189,7 @@ def _call(
     backend = backends.choose(device, dtype, neuron.name)
     if backend is None:
         raise Refused(f"no backend for {dtype} on {device}")
-    function = partial(run, neuron, backend, params=params, surrogate_fn=surrogate_fn)
+    function = partial(run_unchecked, neuron, backend, params=params, surrogate_fn=surrogate_fn)
     return Call(config, neuron.states(config), dtype, low_gain, function)
 
 
@@ -181,6 +204,8 @@ def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> C
     synapse = alpha_syn is not None
     dtype = _check(layer, x, options, ("v_mem", "i_syn") if synapse else ("v_mem",))
     low, threshold, spiking = layer.min_v_mem, layer.spike_threshold, options.spike != "none"
+    if spiking and threshold is None:
+        raise Refused("the layer has no threshold")
     round32 = spiking and dtype is FP64
     config = so.config(options, synapse, low is not None, time_dim)
     alpha_mem, gain = _mem_decay(layer)
@@ -194,7 +219,7 @@ def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> C
         if round32 and FP64 in (threshold.dtype, getattr(value, "dtype", None)):
             raise Refused("threshold or reset value is float64, so that sinabs mixes precisions in the reset")
         if value is not None:
-            params.append(as_param(value, dtype, FP32 if round32 and options.reset == "subtract" else None))
+            params.append(as_param(value, x, dtype, FP32 if round32 and options.reset == "subtract" else None))
     if low is not None:
         params.append(low)
     surrogate_fn = layer.surrogate_grad_fn if spiking and options.surrogate is None else None
@@ -221,13 +246,12 @@ def alif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> 
     if synapse:
         params.append(alpha_syn)
     params += [
-        p if isinstance(p, Tensor) else torch.tensor(p, dtype=FP32)
-        for p in (alpha_adapt, 1 - alpha_adapt, *adaptation[1:])
+        p if isinstance(p, Tensor) else as_param(p, x, FP32) for p in (alpha_adapt, 1 - alpha_adapt, *adaptation[1:])
     ]
     if value is not None:
-        params.append(as_param(value, dtype, FP32 if round32 and options.reset == "subtract" else None))
+        params.append(as_param(value, x, dtype, FP32 if round32 and options.reset == "subtract" else None))
     if layer.min_v_mem is not None:
-        params.append(as_param(layer.min_v_mem, dtype))
+        params.append(as_param(layer.min_v_mem, x, dtype))
     surrogate_fn = layer.surrogate_grad_fn if options.surrogate is None else None
     return _call(SINABS_ALIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn)
 
@@ -252,5 +276,3 @@ def shape_states_or_zero(layer: Any, state_shape: StateShape) -> None:
     """What sinabs's recurrent layers and ALIF do about states of another shape."""
     if any(state.shape != state_shape for state in layer._buffers.values()):
         layer.init_state_with_shape(state_shape)
-
-

@@ -2,7 +2,7 @@
 
 from plugin_accel.neurons import ops
 from plugin_accel.neurons.config import Config
-from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted, run
+from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted, run, run_unchecked
 from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
 from plugin_accel.neurons.sinabs_lif import SINABS_LIF
 
@@ -26,4 +26,5 @@ __all__ = [
     "Wanted",
     "ops",
     "run",
+    "run_unchecked",
 ]

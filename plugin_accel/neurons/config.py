@@ -50,17 +50,16 @@ class Config:
         """(synapse, spike, reset) for the kernels."""
         return (int(self.synapse), SPIKES.index(self.spike), RESETS.index(self.reset))
 
-    def encode(self) -> str:
+    @cached_property
+    def encoded(self) -> str:
         """A string that `decode` turns back."""
         surrogate = [self.surrogate.name, *self.surrogate.params] if self.surrogate else None
-        return json.dumps(
-            [self.synapse, self.spike, self.reset, self.clamp, self.max_spikes, surrogate, self.time_dim]
-        )
+        return json.dumps([self.synapse, self.spike, self.reset, self.clamp, self.max_spikes, surrogate, self.time_dim])
 
 
 @lru_cache(maxsize=1024)
 def decode(text: str) -> Config:
-    """The configuration that `Config.encode` wrote."""
+    """The configuration that `Config.encoded` gave."""
     synapse, spike, reset, clamp, max_spikes, surrogate, time_dim = json.loads(text)
     made = Surrogate(surrogate[0], tuple(surrogate[1:])) if surrogate else None
     return Config(synapse, spike, reset, clamp, max_spikes, made, time_dim)

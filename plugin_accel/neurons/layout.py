@@ -26,6 +26,7 @@ def _dense(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 
 
 def contiguous_strides(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a contiguous tensor, as torch gives them."""
     strides = [1] * len(sizes)
     for i in range(len(sizes) - 2, -1, -1):
         strides[i] = strides[i + 1] * max(sizes[i + 1], 1)
@@ -89,9 +90,10 @@ class Layout:
 
     def readable(self, t: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         """`t`, copied into this layout if need be, with its (outer, time, inner) strides."""
-        if t.stride() == self.strides:
+        negated = t.is_neg()  # memory that torch still has to negate when it is read
+        if t.stride() == self.strides and not negated:
             return t, self.dense_rows
-        rows = self.rows(t)
+        rows = None if negated else self.rows(t)
         if rows is None:
             t = torch.empty_strided(self.shape, self.strides, dtype=t.dtype, device=t.device).copy_(t)
             rows = self.dense_rows
@@ -99,7 +101,8 @@ class Layout:
 
     def state(self, t: Tensor) -> Tensor:
         """A state in this layout, copied if need be."""
-        if t.stride() == self.state_strides or _same(t.stride(), self.state_strides, self.state_shape):
+        strides = t.stride()
+        if not t.is_neg() and (strides == self.state_strides or _same(strides, self.state_strides, self.state_shape)):
             return t
         return torch.empty_strided(self.state_shape, self.state_strides, dtype=t.dtype, device=t.device).copy_(t)
 
@@ -110,6 +113,11 @@ def layout_of(x: Tensor, time_dim: int) -> Layout:
     if x.is_contiguous() and not torch.compiler.is_compiling():
         return _contiguous_layout(shape, time_dim)
     return _layout(shape, tuple(x.stride()), time_dim)
+
+
+def symbolic_layout_of(x: Tensor, time_dim: int) -> Layout:
+    """`layout_of` for a fake tensor, whose sizes may be symbols."""
+    return _layout(tuple(x.shape), tuple(x.stride()), time_dim)
 
 
 @lru_cache(maxsize=512)
@@ -128,11 +136,19 @@ def _layout(shape: tuple[int, ...], given: tuple[int, ...], time_dim: int) -> La
         inner_strides = plain
     outer_strides = tuple(s * inner for s in contiguous_strides(outer_shape))
     state_shape, state_strides = outer_shape + inner_shape, outer_strides + inner_strides
-    if time_dim == STEP:
-        strides = state_strides
-    else:
+    strides = state_strides
+    if time_dim != STEP:
         strides = (*(s * time for s in outer_strides), inner, *inner_strides)
-    return Layout(shape, strides, state_shape, state_strides, (prod(outer_shape), time, inner), k, time_dim, (time * inner, inner, 1))
+    return Layout(
+        shape,
+        strides,
+        state_shape,
+        state_strides,
+        (prod(outer_shape), time, inner),
+        k,
+        time_dim,
+        (time * inner, inner, 1),
+    )
 
 
 def steps(x: Tensor, time_dim: int) -> Sequence[Tensor]:

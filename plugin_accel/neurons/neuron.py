@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from plugin_accel.neurons.checks import check_call, check_surrogate
 from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.layout import steps
 from plugin_accel.surrogates import SurrogateFn
@@ -71,15 +72,23 @@ class Wanted:
 class Kernels(Protocol):
     """What a backend implements. Nothing here is differentiable: the autograd function around it is shared.
 
-    Tensors are on one device, floating inputs, states and parameters of one dtype; parameters are 0-d or broadcast against
-    a state from the right. `saves_input` says that backward always needs `Saved.x` and every `Saved.first`.
+    Tensors are on one device, floating inputs, states and parameters of one dtype; parameters are 0-d or broadcast
+    against a state from the right. `saves_input` says that backward always needs `Saved.x` and every `Saved.first`.
     """
 
     name: str
     saves_input: bool
 
     def forward(
-        self, neuron: Neuron, config: Config, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor], *, keep: bool, record: bool
+        self,
+        neuron: Neuron,
+        config: Config,
+        x: Tensor,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        *,
+        keep: bool,
+        record: bool,
     ) -> Result:
         """Run a sequence; `keep`: hand back `kept`, `record`: hand back `records`."""
         ...
@@ -152,15 +161,43 @@ def run(
         x: Input, time at `config.time_dim`, fp32 or fp64.
         first: States before the first step, shape of `x` without time.
         params: As named by `neuron.params(config)`; 0-d, or broadcast against a state from the right.
-        surrogate_fn: Replaces `config.surrogate`: any callable (v, threshold) -> d spike / d v. It is called under no_grad
-            in backward, one step at a time and from the last step to the first, as the hosts call it.
+        surrogate_fn: Replaces `config.surrogate`: any callable (v, threshold) -> d spike / d v. It is called under
+            no_grad in backward, one step at a time and from the last step to the first, as the hosts call it.
         keep: Also give back the membrane before the reset, differentiably.
         record: Also give back every state after each step, differentiably.
+
+    Raises:
+        InputError: a tensor of another number, shape, dtype or device than the kernels read.
     """
+    check_call(neuron, config, x, first, params)
+    if surrogate_fn is None and torch.is_grad_enabled() and _any_requires_grad(x, first, params):
+        check_surrogate(config)
+    return run_unchecked(neuron, kernels, config, x, first, params, surrogate_fn=surrogate_fn, keep=keep, record=record)
+
+
+def run_unchecked(
+    neuron: Neuron,
+    kernels: Kernels,
+    config: Config,
+    x: Tensor,
+    first: Sequence[Tensor],
+    params: Sequence[Tensor],
+    *,
+    surrogate_fn: SurrogateFn | None = None,
+    keep: bool = False,
+    record: bool = False,
+) -> Result:
+    """`run` for callers that have established what it checks: wrong shapes here read and write foreign memory."""
+    if torch.compiler.is_compiling():  # behind a graph break: ops.call is for what is to be compiled
+        eager = torch.compiler.disable(run_unchecked)
+        result: Result = eager(
+            neuron, kernels, config, x, first, params, surrogate_fn=surrogate_fn, keep=keep, record=record
+        )
+        return result
     if not (torch.is_grad_enabled() and _any_requires_grad(x, first, params)):
         return kernels.forward(neuron, config, x, first, params, keep=keep, record=record)
     call = _Call(neuron, kernels, config, surrogate_fn, keep, record, len(first))
-    flat = _Sequence.apply(call, x, *first, *params)
+    flat = _Sequence.apply(call, x, *first, *params)  # type: ignore[no-untyped-call]
     states = len(first)
     return Result(
         flat[0],
@@ -212,7 +249,7 @@ class _Sequence(torch.autograd.Function):
         return (result.out, result.mean, *result.last, *kept, *(result.records if call.record else ()))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         kept, x, *rest = ctx.saved_tensors
@@ -236,9 +273,7 @@ class _Sequence(torch.autograd.Function):
         return (None, g.x, *g.first, *g.params)
 
 
-def evaluate_surrogate(
-    fn: SurrogateFn, kept: Tensor, thresholds: Sequence[Tensor] | Tensor, time_dim: int
-) -> Tensor:
+def evaluate_surrogate(fn: SurrogateFn, kept: Tensor, thresholds: Sequence[Tensor] | Tensor, time_dim: int) -> Tensor:
     """d spike / d v of an arbitrary callable, step by step from the last to the first."""
     out = torch.empty_like(kept)
     into, values = steps(out, time_dim), steps(kept, time_dim)

@@ -4,7 +4,7 @@
         -> Tensor[]: out, mean, *last, kept (size 0 unless `keep`), *records (if `record`)
     plugin_accel::<neuron>_backward(...) -> Tensor[]: g_x, *g_first, *g_params (size 0 where not wanted)
 
-`config` is `Config.encode()`; `backend` a name, or "" for the one in force when the op runs. Eager code calls the
+`config` is `Config.encoded`; `backend` a name, or "" for the one in force when the op runs. Eager code calls the
 kernels through `neurons.run` instead, which costs half as much.
 """
 
@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugin_accel.errors import InputError
+from plugin_accel.neurons.checks import check_backward, check_call, needs_input
 from plugin_accel.neurons.config import Config, decode
-from plugin_accel.neurons.layout import layout_of
-from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
+from plugin_accel.neurons.layout import symbolic_layout_of
+from plugin_accel.neurons.neuron import Incoming, Kernels, Neuron, Result, Saved, Wanted
 
 Resolver = Callable[[str, torch.device, torch.dtype, str], Kernels]
 
@@ -35,7 +37,6 @@ def _flatten(result: Result, keep: bool) -> list[Tensor]:
     return [result.out, result.mean, *result.last, kept, *result.records]
 
 
-
 _LIBRARY = torch.library.Library("plugin_accel", "DEF")
 _ARGUMENTS = "Tensor x, Tensor[] first, Tensor[] params, str config, bool keep, bool record, str backend"
 _BACKWARD_ARGUMENTS = (
@@ -48,17 +49,31 @@ def register(neuron: Neuron) -> None:
     name = neuron.name
 
     def forward(
-        x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor], config: str, keep: bool, record: bool, backend: str
+        x: Tensor,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        config: str,
+        keep: bool,
+        record: bool,
+        backend: str,
     ) -> list[Tensor]:
-        kernels = _resolver[0](name, x.device, x.dtype, backend)
         decoded = decode(config)
+        check_call(neuron, decoded, x, first, params)
+        kernels = _resolver[0](name, x.device, x.dtype, backend)
         return _flatten(kernels.forward(neuron, decoded, x, first, params, keep=keep, record=record), keep)
 
     def forward_fake(
-        x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor], config: str, keep: bool, record: bool, backend: str
+        x: Tensor,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        config: str,
+        keep: bool,
+        record: bool,
+        backend: str,
     ) -> list[Tensor]:
         decoded = decode(config)
-        layout = layout_of(x, decoded.time_dim)
+        check_call(neuron, decoded, x, first, params)
+        layout = symbolic_layout_of(x, decoded.time_dim)
         spikes = torch.float32 if decoded.spike != "none" else x.dtype
 
         def full(dtype: torch.dtype) -> Tensor:
@@ -79,15 +94,16 @@ def register(neuron: Neuron) -> None:
         config: str,
         backend: str,
     ) -> list[Tensor]:
+        decoded, states = decode(config), len(first)
         kernels = _resolver[0](name, kept.device, kept.dtype, backend)
-        states = len(first)
+        check_backward(neuron, decoded, x, kept, first, params, grads, wanted, kernels.saves_input)
         saved = Saved(x, kept, tuple(first), tuple(params))
         incoming = Incoming(
             grads[0], grads[1], tuple(grads[2 : 2 + states]), grads[2 + states], tuple(grads[3 + states :])
         )
         want = Wanted(wanted[0], tuple(wanted[1 : 1 + states]), tuple(wanted[1 + states :]))
-        g = kernels.backward(neuron, decode(config), saved, incoming, want, None)
-        return _gradients(kept, g)
+        g = kernels.backward(neuron, decoded, saved, incoming, want, None)
+        return [kept.new_empty(0) if t is None else t for t in (g.x, *g.first, *g.params)]
 
     def backward_fake(
         x: Tensor | None,
@@ -99,7 +115,9 @@ def register(neuron: Neuron) -> None:
         config: str,
         backend: str,
     ) -> list[Tensor]:
-        layout = layout_of(kept, decode(config).time_dim)
+        decoded = decode(config)
+        check_backward(neuron, decoded, x, kept, first, params, grads, wanted)
+        layout = symbolic_layout_of(kept, decoded.time_dim)
         shapes = [
             (layout.shape, layout.strides),
             *((layout.state_shape, layout.state_strides) for _ in first),
@@ -115,40 +133,37 @@ def register(neuron: Neuron) -> None:
         ]
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-        x, first, params, config, _keep, record, backend = inputs
+        x, first, params, config, _keep, _record, backend = inputs
         states = len(first)
-        ctx.config, ctx.backend, ctx.states, ctx.record = config, backend, states, record
+        ctx.config, ctx.backend, ctx.states = config, backend, states
         ctx.wanted = [t.requires_grad for t in (x, *first, *params)]
-        ctx.save_for_backward(x, output[2 + states], *first, *params)
+        reads_input = needs_input(neuron, decode(config), ctx.wanted[1 + states :])
+        if not reads_input:
+            reads_input = _resolver[0](name, x.device, x.dtype, backend).saves_input
+        ctx.save_for_backward(x if reads_input else None, output[2 + states], *first, *params)
         ctx.set_materialize_grads(False)
 
     def autograd(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
         x, kept, *rest = ctx.saved_tensors
         states = ctx.states
-        if kept.dim() == 1 and kept.numel() == 0 and x.numel():
-            raise RuntimeError(
+        if kept.shape == (0,) and grads[0] is not None and grads[0].shape != (0,):
+            raise InputError(
                 f"plugin_accel::{name}: expected keep=True for a call that is differentiated, got False; "
                 "pass keep=True, or call it under torch.no_grad()"
             )
-        g = backward_op(
-            x, kept, rest[:states], rest[states:], list(grads), ctx.wanted, ctx.config, ctx.backend
-        )
+        g = backward_op(x, kept, rest[:states], rest[states:], list(grads), ctx.wanted, ctx.config, ctx.backend)
         got = [t if want else None for t, want in zip(g, ctx.wanted, strict=True)]
         return got[0], got[1 : 1 + states], got[1 + states :], None, None, None, None
 
     _LIBRARY.define(f"{name}({_ARGUMENTS}) -> Tensor[]")
     _LIBRARY.define(f"{name}_backward({_BACKWARD_ARGUMENTS}) -> Tensor[]")
     backward_op = getattr(torch.ops.plugin_accel, f"{name}_backward").default
-    for kernel in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, forward, kernel)
-        _LIBRARY.impl(f"{name}_backward", backward, kernel)
+    # one implementation for every device: the resolver finds the kernels
+    _LIBRARY.impl(name, forward, "CompositeExplicitAutograd")
+    _LIBRARY.impl(f"{name}_backward", backward, "CompositeExplicitAutograd")
     torch.library.register_fake(f"plugin_accel::{name}", forward_fake, lib=_LIBRARY)
     torch.library.register_fake(f"plugin_accel::{name}_backward", backward_fake, lib=_LIBRARY)
     torch.library.register_autograd(f"plugin_accel::{name}", autograd, setup_context=setup_context, lib=_LIBRARY)
-
-
-def _gradients(kept: Tensor, g: Gradients) -> list[Tensor]:
-    return [kept.new_empty(0) if t is None else t for t in (g.x, *g.first, *g.params)]
 
 
 def call(
@@ -165,7 +180,7 @@ def call(
     """`neurons.run` by way of the op: what a compiled program does."""
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *first, *params))
     op = getattr(torch.ops.plugin_accel, neuron.name)
-    flat = op(x, list(first), list(params), config.encode(), keep or differentiated, record, backend)
+    flat = op(x, list(first), list(params), config.encoded, keep or differentiated, record, backend)
     states = len(first)
     return Result(
         flat[0],

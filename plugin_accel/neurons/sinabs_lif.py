@@ -28,8 +28,7 @@ def narrow(x: Tensor) -> Tensor:
     """fp64 data: rounds what sinabs computes from spikes alone, and therefore in fp32."""
     if x.dtype is not torch.float64:
         return x
-    rounded: Tensor = _Narrow.apply(x)
-    return rounded
+    return _Narrow.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def reset(config: Config, v: Tensor, spikes: Tensor, threshold: Tensor, params: Mapping[str, Tensor]) -> Tensor:

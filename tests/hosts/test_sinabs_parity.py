@@ -1,4 +1,4 @@
-"""Accelerated sinabs layers against sinabs itself: random options, shapes, dtypes, several carried calls, all gradients."""
+"""Accelerated sinabs layers against sinabs: random options, shapes, dtypes, several carried calls, all gradients."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def build(case: Case) -> Any:
 
 
 def run(layer: Any, case: Case, dtype: torch.dtype) -> dict[str, list[Tensor]]:
-    """Everything a user can see: outputs, states, recordings, rates; and the gradients of a loss that uses all of it."""
+    """All that a user can see: outputs, states, recordings, rates; and the gradients of a loss that uses it all."""
     generator = torch.Generator().manual_seed(case.seed + 1)
     torch.manual_seed(case.seed)  # states are resampled at random when the batch size changes
     seen: dict[str, list[Tensor]] = {"out": [], "states": [], "recordings": [], "rates": []}

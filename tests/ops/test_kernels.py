@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from plugin_accel import _C
 from plugin_accel.backends import cpu, reference
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Kernels, Neuron, Result, run
 from plugin_accel.surrogates import Surrogate
@@ -55,7 +54,13 @@ def parameters(neuron: Neuron, config: Config, shape: tuple[int, ...], dtype: to
 
 
 def run_all(
-    kernels: Kernels, neuron: Neuron, config: Config, x: Tensor, first: list[Tensor], params: list[Tensor], **options: object
+    kernels: Kernels,
+    neuron: Neuron,
+    config: Config,
+    x: Tensor,
+    first: list[Tensor],
+    params: list[Tensor],
+    **options: object,
 ) -> tuple[Result, list[Tensor | None]]:
     """Result and the gradients of everything, under a loss that uses everything."""
     leaves = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, *first, *params)]
@@ -64,7 +69,10 @@ def run_all(
     generator = torch.Generator().manual_seed(1)
     used = [result.out, *result.last, *result.records, *([] if result.kept is None else [result.kept])]
     weights = [torch.randn(t.shape, dtype=t.dtype, generator=generator) for t in used]
-    loss = 3 * result.mean.double() + torch.stack([(t * w).sum().double() for t, w in zip(used, weights, strict=True)]).sum()
+    loss = (
+        3 * result.mean.double()
+        + torch.stack([(t * w).sum().double() for t, w in zip(used, weights, strict=True)]).sum()
+    )
     return result, list(torch.autograd.grad(loss, leaves, allow_unused=True))
 
 
@@ -77,7 +85,8 @@ def assert_same(a: Result, b: Result) -> None:
 def assert_close(got: list[Tensor | None], want: list[Tensor | None], rtol: float) -> None:
     """Relative to the largest entry, or to one where a sum of many terms cancels.
 
-    Sums over a whole sequence get ten times the tolerance in fp32, where torch's own rounding shows; fp64 has none to spare.
+    Sums over a whole sequence get ten times the tolerance in fp32, where torch's own rounding shows; in fp64 they
+    have nothing to hide behind.
     """
     for a, b in zip(got, want, strict=True):
         if b is None:

@@ -1,0 +1,1 @@
+"""Accelerated layers against the layers of their hosts."""

@@ -1,0 +1,1 @@
+"""How accelerated layers get on with the rest of torch."""
