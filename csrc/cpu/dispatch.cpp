@@ -73,7 +73,7 @@ class Block {
 };
 
 constexpr int64_t kNarrow = 64;             // layers narrower than this share a tile with other samples
-constexpr int64_t kParallelWork = 1 << 15;  // neuron steps below which a second thread costs more than it brings
+constexpr int64_t kParallelWork = 1 << 16;  // neuron steps below which a second thread costs more than it brings
 constexpr size_t kScratchBytes = 384 << 10;
 
 // Size of the last-level cache, or what is common.

@@ -17,6 +17,7 @@ from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import Layout, layout_of
 
+_CPU = torch.device("cpu")  # named at every allocation: the default device of the context may be another
 _POOLED_BYTES = 1 << 16  # below this a fresh allocation costs no page fault worth saving
 
 Row = tuple[int, int, int, int]
@@ -47,7 +48,7 @@ _set_pool_limit()
 
 def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if prod(shape) * dtype.itemsize < _POOLED_BYTES:
-        return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
+        return torch.empty_strided(shape, strides, dtype=dtype, device=_CPU)
     made: Tensor = from_dlpack(_C.empty(shape, strides, dtype.itemsize))
     return made
 
@@ -99,7 +100,7 @@ class _Param:
             self.keep = full.flatten(k).select(k, 0).contiguous()
             self.argument = (self.keep.data_ptr(), 1, 0)
             return
-        self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype, device="cpu")
+        self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype, device=_CPU)
         self.keep.copy_(full if self.by_outer else full[(slice(0, 1),) * k])
         inner = layout.sizes[2]
         self.argument = (self.keep.data_ptr(), inner if self.by_outer else 0, 1)
@@ -112,10 +113,10 @@ class _Param:
     def gradient(self) -> Tensor:
         """Uninitialised memory for the gradient."""
         if not (self.by_outer or self.by_inner):
-            return torch.empty(self.target, dtype=self.keep.dtype, device="cpu")
+            return torch.empty(self.target, dtype=self.keep.dtype, device=_CPU)
         if not self.by_inner:
-            return torch.empty(self.shape, dtype=self.keep.dtype, device="cpu")
-        return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype, device="cpu")
+            return torch.empty(self.shape, dtype=self.keep.dtype, device=_CPU)
+        return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype, device=_CPU)
 
 
 class CpuBackend:
@@ -167,7 +168,7 @@ class CpuBackend:
         last = tuple([_empty(layout.state_shape, layout.state_strides, dtype) for _ in first])
         fp64 = dtype is torch.float64
         narrow = fp64 and config.spike != "none"  # the hosts' spikes are fp32 whatever the input
-        mean = torch.empty((), dtype=torch.float32 if narrow else dtype, device="cpu")
+        mean = torch.empty((), dtype=torch.float32 if narrow else dtype, device=_CPU)
         _C.forward(
             _variant(neuron, config, fp64),
             layout.sizes,
@@ -230,7 +231,7 @@ class CpuBackend:
             config.packed_flags,
             tuple(None if i is None else views[i].argument for i in slots),
             row(saved.x),
-            _row(kept, rows),
+            row(kept),
             tuple(state(s) for s in saved.first),
             config.packed_surrogate if dspike_dv is None else (0, 0.0, 0.0, 0.0, 0.0, 0.0),
             row(dspike_dv),

@@ -53,6 +53,9 @@ def _loop(
     named = dict(zip(neuron.params(config), params, strict=True))
     dim = config.time_dim
     inputs = steps(x, dim)
+    if not inputs:
+        empty = torch.empty_like(x)
+        return empty, empty.clone(), tuple(s.clone() for s in first), tuple(empty.clone() for _ in names)
     slopes = steps(dspike_dv, dim) if dspike_dv is not None else [None] * len(inputs)
     out, kept, records = [], [], []
     for x_t, slope in zip(inputs, slopes, strict=True):

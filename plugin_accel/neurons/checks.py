@@ -98,7 +98,6 @@ def check_backward(
     params: Sequence[Tensor],
     grads: Sequence[Tensor | None],
     wanted: Sequence[bool],
-    saves_input: bool = False,
 ) -> None:
     """Checks the arguments of a backward call; `grads` and `wanted` in the order of the op's results and arguments.
 
@@ -124,9 +123,22 @@ def check_backward(
     if x is not None:
         _plain("x", x, kept.dtype, kept.device)
         _shaped("x", x, kept.shape)
-    elif saves_input or needs_input(neuron, config, wanted[1 + len(names) :]):
-        raise InputError("x: expected the input of the forward call, got None; these gradients depend on it")
+    elif needs_input(neuron, config, wanted[1 + len(names) :]):
+        check_saved(x)
     check_surrogate(config)
+
+
+def check_saved(x: Tensor | None) -> None:
+    """Checks that backward has its input.
+
+    Raises:
+        InputError: it was not saved.
+    """
+    if x is None:
+        raise InputError(
+            "x: expected the input of the forward call, got None; "
+            "a synapse, gradients of parameters and some backends need it"
+        )
 
 
 def check_surrogate(config: Config) -> None:

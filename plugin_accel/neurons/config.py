@@ -6,7 +6,9 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import index
 
+from plugin_accel.errors import InputError
 from plugin_accel.surrogates import PRECOMPUTED, Surrogate
 
 SPIKES = ("none", "single", "multi")
@@ -35,6 +37,16 @@ class Config:
     surrogate: Surrogate | None = None
     time_dim: int = 1
 
+    def __post_init__(self) -> None:
+        if self.spike not in SPIKES:
+            raise InputError(f"spike: expected one of {SPIKES}, got {self.spike!r}")
+        if self.reset not in RESETS:
+            raise InputError(f"reset: expected one of {RESETS}, got {self.reset!r}")
+        if self.time_dim < -1:
+            raise InputError(f"time_dim: expected a position, or -1 for a single step, got {self.time_dim!r}")
+        if math.isnan(self.max_spikes):
+            raise InputError("max_spikes: expected a number, got NaN; math.inf stands for no bound")
+
     @cached_property
     def packed_surrogate(self) -> tuple[float, ...]:
         """(number, five parameters) for the kernels."""
@@ -60,6 +72,9 @@ class Config:
 @lru_cache(maxsize=1024)
 def decode(text: str) -> Config:
     """The configuration that `Config.encoded` gave."""
-    synapse, spike, reset, clamp, max_spikes, surrogate, time_dim = json.loads(text)
-    made = Surrogate(surrogate[0], tuple(surrogate[1:])) if surrogate else None
-    return Config(synapse, spike, reset, clamp, max_spikes, made, time_dim)
+    try:
+        synapse, spike, reset, clamp, max_spikes, surrogate, time_dim = json.loads(text)
+        made = Surrogate(surrogate[0], tuple(surrogate[1:])) if surrogate else None
+        return Config(synapse, spike, reset, clamp, float(max_spikes), made, index(time_dim))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config: expected what Config.encoded gives, got {text!r} ({error})") from None

@@ -10,16 +10,16 @@ kernels through `neurons.run` instead, which costs half as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plugin_accel.errors import InputError
-from plugin_accel.neurons.checks import check_backward, check_call, needs_input
+from plugin_accel.neurons.checks import check_backward, check_call, check_saved, needs_input
 from plugin_accel.neurons.config import Config, decode
-from plugin_accel.neurons.layout import symbolic_layout_of
+from plugin_accel.neurons.layout import Layout, contiguous_strides, layout_of, symbolic_layout_of
 from plugin_accel.neurons.neuron import Incoming, Kernels, Neuron, Result, Saved, Wanted
 
 Resolver = Callable[[str, torch.device, torch.dtype, str], Kernels]
@@ -32,9 +32,32 @@ def set_resolver(resolver: Resolver) -> None:
     _resolver[:] = [resolver]
 
 
-def _flatten(result: Result, keep: bool) -> list[Tensor]:
-    kept = result.kept if keep and result.kept is not None else result.out.new_empty(0)
-    return [result.out, result.mean, *result.last, kept, *result.records]
+def _strided(t: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """`t` with the strides that the fakes promise; a backend may give others."""
+    return t if t.stride() == strides else t.new_empty_strided(t.shape, strides).copy_(t)
+
+
+def _flatten(result: Result, keep: bool, layout: Layout) -> list[Tensor]:
+    kept = _strided(result.kept, layout.strides) if keep and result.kept is not None else result.out.new_empty(0)
+    last = [_strided(s, layout.state_strides) for s in result.last]
+    return [
+        _strided(result.out, layout.strides),
+        result.mean,
+        *last,
+        kept,
+        *(_strided(r, layout.strides) for r in result.records),
+    ]
+
+
+def _shapes(
+    layout: Layout, first: Sequence[Tensor], params: Sequence[Tensor]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shape and strides of each gradient."""
+    yield layout.shape, layout.strides
+    for _ in first:
+        yield layout.state_shape, layout.state_strides
+    for p in params:
+        yield tuple(p.shape), contiguous_strides(tuple(p.shape))
 
 
 _LIBRARY = torch.library.Library("plugin_accel", "DEF")
@@ -60,7 +83,8 @@ def register(neuron: Neuron) -> None:
         decoded = decode(config)
         check_call(neuron, decoded, x, first, params)
         kernels = _resolver[0](name, x.device, x.dtype, backend)
-        return _flatten(kernels.forward(neuron, decoded, x, first, params, keep=keep, record=record), keep)
+        result = kernels.forward(neuron, decoded, x, first, params, keep=keep, record=record)
+        return _flatten(result, keep, layout_of(x, decoded.time_dim))
 
     def forward_fake(
         x: Tensor,
@@ -95,15 +119,28 @@ def register(neuron: Neuron) -> None:
         backend: str,
     ) -> list[Tensor]:
         decoded, states = decode(config), len(first)
+        check_backward(neuron, decoded, x, kept, first, params, grads, wanted)
         kernels = _resolver[0](name, kept.device, kept.dtype, backend)
-        check_backward(neuron, decoded, x, kept, first, params, grads, wanted, kernels.saves_input)
+        if kernels.saves_input:
+            check_saved(x)
         saved = Saved(x, kept, tuple(first), tuple(params))
         incoming = Incoming(
             grads[0], grads[1], tuple(grads[2 : 2 + states]), grads[2 + states], tuple(grads[3 + states :])
         )
         want = Wanted(wanted[0], tuple(wanted[1 : 1 + states]), tuple(wanted[1 + states :]))
         g = kernels.backward(neuron, decoded, saved, incoming, want, None)
-        return [kept.new_empty(0) if t is None else t for t in (g.x, *g.first, *g.params)]
+        layout = layout_of(kept, decoded.time_dim)
+        found = []
+        for t, needed, (shape, strides) in zip(
+            (g.x, *g.first, *g.params), wanted, _shapes(layout, first, params), strict=True
+        ):
+            if not needed:
+                found.append(kept.new_empty(0))
+            elif t is None:
+                found.append(kept.new_empty_strided(shape, strides).zero_())
+            else:
+                found.append(_strided(t, strides))
+        return found
 
     def backward_fake(
         x: Tensor | None,
@@ -118,18 +155,9 @@ def register(neuron: Neuron) -> None:
         decoded = decode(config)
         check_backward(neuron, decoded, x, kept, first, params, grads, wanted)
         layout = symbolic_layout_of(kept, decoded.time_dim)
-        shapes = [
-            (layout.shape, layout.strides),
-            *((layout.state_shape, layout.state_strides) for _ in first),
-            *((tuple(p.shape), None) for p in params),
-        ]
         return [
-            kept.new_empty(0)
-            if not want
-            else kept.new_empty_strided(shape, strides)
-            if strides is not None
-            else kept.new_empty(shape)
-            for (shape, strides), want in zip(shapes, wanted, strict=True)
+            kept.new_empty_strided(shape, strides) if want else kept.new_empty(0)
+            for (shape, strides), want in zip(_shapes(layout, first, params), wanted, strict=True)
         ]
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

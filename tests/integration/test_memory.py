@@ -22,7 +22,6 @@ from plugin_accel import _C
 SHAPE = (8, 100, 256)
 STEPS = 8 * 100 * 256
 STATE_BYTES = 4 * 8 * 256
-POOLED = _C.pool_limit() > 0
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +146,7 @@ def test_results_are_ordinary_tensors() -> None:
     file.seek(0)
     assert torch.equal(torch.load(file)["v_mem"], layer.v_mem)
     assert torch.equal(torch.from_numpy(out.numpy()), out)
-    assert out.clone().share_memory_().is_shared()
+    assert out.share_memory_().is_shared()
     assert out.add_(1).min() >= 1
     assert layer.v_mem._base is None and layer.v_mem.untyped_storage().nbytes() == 4 * layer.v_mem.numel()
 

@@ -20,7 +20,7 @@ THREADS = (1, 2, 3)
 # Enough neuron steps that the kernels take a second thread.
 CASES = {
     "LIF": lambda: sl.LIF(tau_mem=20.0, min_v_mem=-1.0, record_states=True),
-    "LIF-synapse": lambda: sl.LIF(tau_mem=torch.linspace(3, 30, 333), tau_syn=5.0, surrogate_grad_fn=sa.Gaussian()),
+    "LIF-synapse": lambda: sl.LIF(tau_mem=torch.linspace(3, 30, 500), tau_syn=5.0, surrogate_grad_fn=sa.Gaussian()),
     "LIF-multi-gaussian": lambda: sl.LIF(tau_mem=9.0, train_alphas=True, surrogate_grad_fn=sa.MultiGaussian()),
     "LIF-periodic": lambda: sl.LIF(tau_mem=9.0, norm_input=False, surrogate_grad_fn=sa.PeriodicExponential()),
     "IAF": lambda: sl.IAF(spike_fn=sa.SingleSpike, reset_fn=sa.MembraneReset(0.1)),
@@ -37,7 +37,7 @@ def _as_it_was() -> Iterator[None]:
     _C.set_isa(isa)
 
 
-def _run(name: str, shape: tuple[int, ...] = (6, 53, 333)) -> dict[str, list[torch.Tensor]]:
+def _run(name: str, shape: tuple[int, ...] = (8, 67, 500)) -> dict[str, list[torch.Tensor]]:
     """Two carried calls: outputs, states and the gradients of inputs, taus or alphas, threshold and bound."""
     layer = plugin_accel.convert(CASES[name]())
     for parameter in layer.parameters():
@@ -57,9 +57,9 @@ def _run(name: str, shape: tuple[int, ...] = (6, 53, 333)) -> dict[str, list[tor
 
 @pytest.mark.parametrize("name", CASES)
 def test_results_do_not_depend_on_the_number_of_threads(name: str) -> None:
-    for shape in ((6, 53, 333), (333, 53, 6), (1, 40, 4001), (1, 4001, 40)):
-        if shape[-1] != 333 and name == "LIF-synapse":
-            continue  # its time constants are for 333 neurons
+    for shape in ((8, 67, 500), (500, 67, 8), (1, 70, 4001), (1, 4001, 70)):
+        if shape[-1] != 500 and name == "LIF-synapse":
+            continue  # its time constants are for 500 neurons
         torch.set_num_threads(1)
         want = _run(name, shape)
         for threads in THREADS[1:]:
@@ -69,11 +69,13 @@ def test_results_do_not_depend_on_the_number_of_threads(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_results_do_not_depend_on_the_instruction_set(name: str) -> None:
+    """Outputs and states never; gradients where surrogates are computed with fused multiply-add, as AVX2 and up have."""
     assert _C.isa() == _C.isas()[-1]
     want = _run(name)
     for isa in _C.isas():
         _C.set_isa(isa)
-        assert_equal(_run(name), want, 1e-6)
+        # a last bit of the surrogate; sums over whole sequences in which terms cancel show some more
+        assert_equal(_run(name), want, 5e-6 if isa == "baseline" else 0.0)
 
 
 SETUP = """
@@ -81,8 +83,8 @@ import hashlib, os, signal, sys, time
 import torch, sinabs.layers as sl, plugin_accel
 torch.set_num_threads(THREADS)
 # made before any fork: in a forked child torch's own parallel operations hang
-x = torch.rand(8, 50, 400, generator=torch.Generator().manual_seed(0)).mul_(20)
-g = torch.ones(8, 50, 400)
+x = torch.rand(8, 100, 400, generator=torch.Generator().manual_seed(0)).mul_(20)
+g = torch.ones(8, 100, 400)
 def run():
     layer = plugin_accel.convert(sl.LIF(tau_mem=9.0, tau_syn=5.0))
     own = x.detach().requires_grad_()
