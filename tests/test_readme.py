@@ -34,7 +34,8 @@ def test_the_measured_rows_are_those_of_the_committed_results() -> None:
     results = json.loads((ROOT / "benchmarks/results/sinabs-cpu.json").read_text())
     ratios = {w["title"]: w["ratios"] for w in results["workloads"]}
     block = README.split("<!-- bench:start -->")[1].split("<!-- bench:end -->")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
+    lines = [line.strip("|") for line in block.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
     assert len(rows) > 5
     for title, over_host, over_unbind in (row[:3] for row in rows[2:]):
         assert over_host == f"{ratios[title]['host']:.1f}x"

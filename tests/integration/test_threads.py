@@ -69,7 +69,7 @@ def test_results_do_not_depend_on_the_number_of_threads(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_results_do_not_depend_on_the_instruction_set(name: str) -> None:
-    """Outputs and states never; gradients where surrogates are computed with fused multiply-add, as AVX2 and up have."""
+    """Outputs and states never; gradients where surrogates use fused multiply-add, as from AVX2 on."""
     assert _C.isa() == _C.isas()[-1]
     want = _run(name)
     for isa in _C.isas():
