@@ -291,7 +291,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
       ws.sum[k].v[j] = R(0);
       ws.sums[k].v[j] = 0.0;
     }
-  for (int j = 0; j < n; ++j) ws.g_out.v[j] = ws.g_kept.v[j] = ws.sg.v[j] = R(0);
+  for (int j = 0; j < n; ++j) ws.x.v[j] = ws.g_out.v[j] = ws.g_kept.v[j] = ws.sg.v[j] = R(0);
 
   for (int64_t t = p.time - 1; t >= 0; --t) {
     prefetch_row<R>(p.x, tile, p, t - 2);

@@ -97,7 +97,7 @@ class _Param:
         self.strides = layout.state_strides if self.by_inner else ()
         if not self.by_inner:
             self.shape = (*full.shape[:k], *(1,) * (full.dim() - k))
-            self.keep = full.flatten(k).select(k, 0).contiguous()
+            self.keep = full[(slice(None),) * k + (slice(0, 1),) * (full.dim() - k)].reshape(-1).contiguous()
             self.argument = (self.keep.data_ptr(), 1, 0)
             return
         self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype, device=_CPU)

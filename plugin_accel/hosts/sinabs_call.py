@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -99,13 +100,16 @@ def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) 
     """Checks that hold for every layer; gives the dtype to compute in."""
     if options.reasons:
         raise Refused("; ".join(options.reasons))
-    if not torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if not compiling:
         if type(x) not in _PLAIN:
             raise Refused(f"input is a {type(x).__name__}")
         if x.layout is not torch.strided:
             raise Refused(f"input is {x.layout}")
         if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
             raise Refused("a transform of torch.func or forward-mode differentiation is active")
+        if _get_tracing_state() is not None:
+            raise Refused("torch.jit is tracing")
     buffers = layer._buffers
     if len(buffers) != len(states):
         raise Refused(f"the layer has buffers {sorted(buffers)}, not only its states {sorted(states)}")
@@ -114,6 +118,8 @@ def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) 
         state = buffers.get(name)
         if state is None or state.device != device:
             raise Refused(f"state {name} is missing or not on {device}, where the input is")
+        if type(state) not in _PLAIN and not compiling:
+            raise Refused(f"state {name} is a {type(state).__name__}")
     dtype = x.dtype
     if dtype is FP32 or dtype is FP64:
         return dtype
@@ -175,16 +181,18 @@ def _call(
     low_gain: Tensor | None,
     surrogate_fn: Any,
 ) -> Call:
-    params, device = [], x.device
+    params, device, compiling = [], x.device, torch.compiler.is_compiling()
     for i, p in enumerate(values):
+        if type(p) not in _PLAIN and not compiling:
+            raise Refused(f"{neuron.params(config)[i]} is a {type(p).__name__}")
         if p.dim():
             _fits(neuron.params(config)[i], p, state_shape, dtype)
         if p.device != device:
             raise Refused(f"{neuron.params(config)[i]} is on {p.device}, the input on {device}")
         params.append(p if p.dtype is dtype else _cast(p, dtype))
-    if torch.compiler.is_compiling():
+    if compiling or _len_torch_dispatch_stack():  # a mode that watches operations must see one
         if surrogate_fn is not None:
-            raise Refused("a surrogate without a kernel is not compiled")
+            raise Refused("a surrogate without a kernel is not compiled, nor seen by dispatch modes")
         return Call(config, neuron.states(config), dtype, low_gain, partial(ops.call, neuron, params=params))
     backend = backends.choose(device, dtype, neuron.name)
     if backend is None:

@@ -123,7 +123,7 @@ def check_backward(
     if x is not None:
         _plain("x", x, kept.dtype, kept.device)
         _shaped("x", x, kept.shape)
-    elif needs_input(neuron, config, wanted[1 + len(names) :]):
+    elif neuron.reads_input(config, wanted[1 + len(names) :]):
         check_saved(x)
     check_surrogate(config)
 
@@ -149,8 +149,3 @@ def check_surrogate(config: Config) -> None:
     """
     if config.spike != "none" and config.surrogate is None:
         raise InputError("surrogate: expected one in the configuration, got None; spikes have no gradient without it")
-
-
-def needs_input(neuron: Neuron, config: Config, params_wanted: Sequence[bool]) -> bool:
-    """Whether backward reads the input, whatever the kernels."""
-    return neuron.replays(config) or any(params_wanted)

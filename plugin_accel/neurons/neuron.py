@@ -124,6 +124,10 @@ class Neuron(ABC):
     def replays(self, config: Config) -> bool:
         """Whether backward runs forward again for states that `kept` does not determine."""
 
+    def reads_input(self, config: Config, params_wanted: Sequence[bool]) -> bool:
+        """Whether backward reads the input, with these gradients of parameters wanted."""
+        return self.replays(config) or any(params_wanted)
+
     @abstractmethod
     def step(
         self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
@@ -235,10 +239,12 @@ class _Sequence(torch.autograd.Function):
         )
         ctx.call = call
         needs = ctx.needs_input_grad
-        rebuild = call.kernels.saves_input or neuron.replays(config) or any(needs[2 + call.states :])
+        params_wanted = needs[2 + call.states :]
+        rebuild = call.kernels.saves_input or neuron.replays(config) or any(params_wanted)
+        reads_input = call.kernels.saves_input or neuron.reads_input(config, params_wanted)
         ctx.save_for_backward(
             result.kept,
-            x if rebuild else None,
+            x if reads_input else None,
             *(first if rebuild else (None,) * call.states),
             *params,
             *(result.records if records_for_threshold else ()),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.errors import InputError
-from plugin_accel.neurons.checks import check_backward, check_call, check_saved, needs_input
+from plugin_accel.neurons.checks import check_backward, check_call, check_saved
 from plugin_accel.neurons.config import Config, decode
 from plugin_accel.neurons.layout import Layout, contiguous_strides, layout_of, symbolic_layout_of
 from plugin_accel.neurons.neuron import Incoming, Kernels, Neuron, Result, Saved, Wanted
@@ -165,7 +165,7 @@ def register(neuron: Neuron) -> None:
         states = len(first)
         ctx.config, ctx.backend, ctx.states = config, backend, states
         ctx.wanted = [t.requires_grad for t in (x, *first, *params)]
-        reads_input = needs_input(neuron, decode(config), ctx.wanted[1 + states :])
+        reads_input = neuron.reads_input(decode(config), ctx.wanted[1 + states :])
         if not reads_input:
             reads_input = _resolver[0](name, x.device, x.dtype, backend).saves_input
         ctx.save_for_backward(x if reads_input else None, output[2 + states], *first, *params)

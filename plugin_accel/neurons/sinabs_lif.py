@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,9 @@ class SinabsLif(Neuron):
 
     def replays(self, config: Config) -> bool:
         return config.synapse
+
+    def reads_input(self, config: Config, params_wanted: Sequence[bool]) -> bool:
+        return config.synapse or params_wanted[1]  # gain_mem, the one that scales the input
 
     def step(
         self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any

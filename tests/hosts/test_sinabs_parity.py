@@ -164,10 +164,8 @@ def run(layer: Any, case: Case, dtype: torch.dtype) -> dict[str, list[Tensor]]:
         loss = loss + sum(use(r) for r in layer.recordings.values())
     loss = loss + sum(use(b) for b in layer._buffers.values() if b.requires_grad)
     leaves = [t for t in (*inputs, *layer.parameters()) if t.requires_grad]
-    seen["grads"] = [
-        torch.zeros_like(leaf) if g is None else g
-        for leaf, g in zip(leaves, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True)
-    ]
+    found = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
+    seen["grads"] = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True)]
     return seen
 
 

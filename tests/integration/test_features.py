@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import sinabs.layers as sl
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import plugin_accel
@@ -158,6 +160,91 @@ def test_forward_mode_differentiation_runs_the_hosts_forward() -> None:
             out = layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
             tangents.append(torch.autograd.forward_ad.unpack_dual(out).tangent)
     assert torch.equal(*tangents)
+
+
+def _traced(layer: Any, x: Tensor) -> Any:
+    with torch.no_grad():
+        return torch.jit.trace(layer, (x,), check_trace=False)
+
+
+TRACERS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "jit": _traced,
+    "make_fx": lambda layer, x: make_fx(layer)(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python:torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:Iterating over a tensor:torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", TRACERS)
+def test_tracers_see_what_is_computed(name: str) -> None:
+    """What they do not see they would record as a constant."""
+    x = torch.randn(2, 3, 4)
+    layer = plugin_accel.convert(_exp_leak())
+    layer(x)
+    layer.reset_states()
+    assert torch.equal(TRACERS[name](layer, x)(2 * x), _exp_leak()(2 * x))
+
+
+class Wrapped(Tensor):
+    """A tensor whose numbers are in another one."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapped:
+        made = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*(a.inner if isinstance(a, Wrapped) else a for a in args), **(kwargs or {}))
+
+
+@pytest.mark.parametrize("what", ["input", "state", "parameter"])
+def test_tensors_of_another_class_run_the_hosts_forward(what: str) -> None:
+    outputs = []
+    for layer in _both(lambda: sl.LIF(tau_mem=9.0, norm_input=False)):
+        layer.tau_mem.requires_grad_(False)
+        x = torch.linspace(-9, 9, 24).reshape(2, 3, 4)
+        if what == "input":
+            x = Wrapped(x)
+        elif what == "state":
+            layer.v_mem = Wrapped(torch.ones(2, 4))
+        else:
+            del layer.spike_threshold
+            layer.spike_threshold = Wrapped(torch.tensor(2.0))
+        outputs.append(layer(x))
+    assert torch.equal(*outputs) and outputs[0].any()
+    assert "Wrapped" in str(last_fallback(layer))
+
+
+@pytest.mark.parametrize("norm_input", [False, True])
+def test_input_changed_before_backward(norm_input: bool) -> None:
+    """An error as from sinabs where backward needs the input, and none where it does not."""
+    for layer in _both(lambda: sl.LIF(tau_mem=9.0, norm_input=norm_input)):
+        x = torch.randn(2, 3, 4, requires_grad=True) * 2
+        out = layer(x)
+        with torch.no_grad():
+            x.zero_()
+        if norm_input:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                out.sum().backward()
+        else:
+            out.sum().backward()
+
+
+def test_threads_of_python_run_layers_at_once() -> None:
+    x = torch.randn(8, 60, 400)
+    want = sl.LIF(tau_mem=9.0)(x)
+
+    def run(_: int) -> bool:
+        return all(torch.equal(plugin_accel.convert(sl.LIF(tau_mem=9.0))(x), want) for _ in range(10))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(4)))
 
 
 def test_second_derivatives_are_an_error() -> None:

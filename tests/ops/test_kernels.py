@@ -117,3 +117,14 @@ def test_every_variant_equals_the_reference(variant: tuple[Neuron, bool, str, st
         want = run_all(reference.BACKEND, neuron, config, x, first, params, keep=record, record=record)
         assert_same(got[0], want[0])
         assert_close(got[1], want[1], 1e-5 if dtype is torch.float32 else 1e-10)
+
+
+def test_one_value_per_sample_of_single_neurons() -> None:
+    """A state without inner dimensions: the parameter has the state's own shape."""
+    config = Config(spike="none", time_dim=1)
+    x, first = torch.randn(5, 7), [torch.zeros(5)]
+    params = [torch.rand(5), torch.rand(5)]
+    got = run_all(cpu.BACKEND, SINABS_LIF, config, x, first, params)
+    want = run_all(reference.BACKEND, SINABS_LIF, config, x, first, params)
+    assert_same(got[0], want[0])
+    assert_close(got[1], want[1], 1e-5)
