@@ -218,7 +218,7 @@ def raster(model: nn.Sequential, spikes: torch.Tensor, steps: int, layer: int = 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100, metavar="T", help="time steps per image")
     parser.add_argument("--batch", type=int, default=32, help="images per training step")
     parser.add_argument("--lr", type=float, default=5e-3, help="learning rate of Adam")
