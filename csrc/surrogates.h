@@ -14,6 +14,7 @@ enum SurrogateKind {
 
 // q: width, scale.  scale / (th*width) * exp(-|d| / (th*width))
 struct SingleExponential {
+  static constexpr int kKind = kSingleExponential;
   template <class R>
   PA_HD static void prepare(R th, const R* q, R& a, R& b) {
     const R w = th * q[0];
@@ -28,6 +29,7 @@ struct SingleExponential {
 
 // q: width, scale.  scale * exp(-|d'| / width); d' = d below th, else v folded into [-th, th] with period th
 struct PeriodicExponential {
+  static constexpr int kKind = kPeriodicExponential;
   template <class R>
   PA_HD static void prepare(R, const R* q, R& a, R& b) {
     a = q[1];
@@ -43,6 +45,7 @@ struct PeriodicExponential {
 
 // q: window.  1[v >= th - window] / th
 struct Heaviside {
+  static constexpr int kKind = kHeaviside;
   template <class R>
   PA_HD static void prepare(R th, const R* q, R& a, R& b) {
     a = R(1) / th;
@@ -64,6 +67,7 @@ constexpr double kInvSqrt2Pi = 0.39894228040143267794;
 
 // q: mu, sigma, scale.  N(d; mu, sigma) * scale
 struct Gaussian {
+  static constexpr int kKind = kGaussian;
   template <class R>
   PA_HD static void prepare(R, const R* q, R& a, R& b) {
     a = R(1) / (R(2) * q[1] * q[1]);
@@ -77,6 +81,7 @@ struct Gaussian {
 
 // q: mu, sigma, h, s, scale.  ((1+h) N(d; mu, sigma) - h N(d; sigma, s*sigma) - h N(d; -sigma, s*sigma)) * scale
 struct MultiGaussian {
+  static constexpr int kKind = kMultiGaussian;
   template <class R>
   PA_HD static void prepare(R, const R* q, R& a, R& b) {
     a = R(1) / (R(2) * q[1] * q[1]);

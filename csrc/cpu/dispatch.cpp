@@ -187,10 +187,9 @@ bool openmp() {
 }
 
 const Kernels& find(const Variant& v) {
-  const Kernels* k = isas()[static_cast<size_t>(chosen().load())].find(v);
-  if (!k)
-    throw std::invalid_argument("neuron variant: expected one of the compiled steps; check spike and synapse flags");
-  return *k;
+  for (int i = chosen().load(); i >= 0; --i)  // a set leaves out what an older one does as well
+    if (const Kernels* k = isas()[static_cast<size_t>(i)].find(v)) return *k;
+  throw std::invalid_argument("neuron variant: expected one of the compiled steps; check spike and synapse flags");
 }
 
 void run_forward(const Variant& v, Problem p, int threads, void* mean) {

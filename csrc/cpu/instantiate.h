@@ -10,10 +10,12 @@
 
 namespace PA_ISA {
 
+// clang-format off: the steps name surrogates
 #include "../math.h"
+#include "../surrogates.h"
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
-#include "../surrogates.h"
+// clang-format on
 #include "tile.h"
 
 inline Tile tile_of(const TileIndex& i) { return {i.first_outer, i.first_inner, i.outers, i.width}; }
@@ -24,11 +26,11 @@ struct Entry {
   static void forward(const Problem& p, const TileIndex& i, void* workspace) {
     forward_tile<Step>(p, tile_of(i), *static_cast<Workspace<R>*>(workspace));
   }
-  // fp64 is for checking: one kernel serves all sums there
+  // fp64 is for checking, and the baseline of x86 for processors older than 2013: one kernel serves all sums there
   static void backward(const Problem& p, const TileIndex& i, void* workspace, void* scratch, int sums) {
     auto& ws = *static_cast<Workspace<R>*>(workspace);
     R* room = static_cast<R*>(scratch);
-    if constexpr (sizeof(R) == sizeof(float)) {
+    if constexpr (sizeof(R) == sizeof(float) && !PA_ONE_BACKWARD) {
       if (sums == kNoSums) return backward_tile<Step, kNoSums>(p, tile_of(i), ws, room);
       if (sums == kDecaySums) return backward_tile<Step, kDecaySums>(p, tile_of(i), ws, room);
     }
@@ -68,6 +70,11 @@ const Kernels* with_neuron(const Variant& v) {
   return v.synapse ? with_spike<SinabsLif, R, true>(v) : with_spike<SinabsLif, R, false>(v);
 }
 
-inline const Kernels* find(const Variant& v) { return v.fp64 ? with_neuron<double>(v) : with_neuron<float>(v); }
+inline const Kernels* find(const Variant& v) {
+#if PA_FP64
+  if (v.fp64) return with_neuron<double>(v);
+#endif
+  return v.fp64 ? nullptr : with_neuron<float>(v);
+}
 
 }  // namespace PA_ISA

@@ -14,6 +14,9 @@
 #endif
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
+#define PA_ONE_BACKWARD false
+// fp64 is for checking: the baseline kernels do
+#define PA_FP64 false
 #define PA_ISA avx512
 #include "instantiate.h"
 

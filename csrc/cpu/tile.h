@@ -115,6 +115,14 @@ __attribute__((noinline)) void add_flushed(R* part, double* total, int n) {
   }
 }
 
+template <class R>
+__attribute__((noinline)) void clear(R* part, double* total, int n) {
+  for (int j = 0; j < n; ++j) {
+    part[j] = R(0);
+    total[j] = 0.0;
+  }
+}
+
 // The bodies of the column loops are functions of their own: arrays declared inside an `omp simd` loop would be
 // spread over its lanes and keep it from being vectorised.
 #define PA_EACH(k, count) _Pragma("GCC unroll 16") for (int k = 0; k < (count); ++k)
@@ -167,18 +175,56 @@ constexpr int summed() {
   return Sums == kNoSums ? 0 : Sums == kDecaySums ? Step::kDecays : static_cast<int>(Step::kParams);
 }
 
+// What a backward column reads beside the workspace: rows of the step at hand.
+template <class R>
+struct BackwardRows {
+  Rows<R> before;        // states before the step
+  const R* kept_before;  // kept of the step before
+  const R *x, *kept, *sg, *g_out, *g_kept;
+  R g_mean;
+  R* g_x;
+};
+
 template <class Step, int Sums, bool Bounded, class R = typename Step::Real>
-PA_HD void backward_column(Workspace<R>& ws, int j, const Flags& f, Rows<R> before, const R* x, const R* kept,
-                           const R* sg, const R* g_out, R g_mean, const R* g_kept, R* g_x) {
+PA_HD void backward_state(Workspace<R>& ws, int j, const Flags& f, const BackwardRows<R>& r, const R* s, R sg) {
   constexpr int sums = summed<Step, Sums>();
-  R s[Step::kStates], g[Step::kStates], q[Step::kParams], gq[Step::kParams];
-  PA_EACH(k, Step::kStates) s[k] = before.row[k][j];
+  R g[Step::kStates], q[Step::kParams], gq[Step::kParams];
   PA_EACH(k, Step::kStates) g[k] = ws.g[k].v[j];
   PA_EACH(k, Step::kParams) q[k] = ws.param[k].v[j];
   PA_EACH(k, Step::kParams) gq[k] = R(0);
-  g_x[j] = Step::template backward<Bounded>(s, x[j], kept[j], sg[j], g_out[j] + g_mean, g_kept[j], g, q, f, gq);
+  r.g_x[j] =
+      Step::template backward<Bounded>(s, r.x[j], r.kept[j], sg, r.g_out[j] + r.g_mean, r.g_kept[j], g, q, f, gq);
   PA_EACH(k, Step::kStates) ws.g[k].v[j] = g[k];
   PA_EACH(k, sums) ws.sum[k].v[j] += gq[k];
+}
+
+template <class Step, int Sums, class R = typename Step::Real>
+PA_HD void backward_column(Workspace<R>& ws, int j, const Flags& f, BackwardRows<R> r) {
+  R s[Step::kStates];
+  PA_EACH(k, Step::kStates) s[k] = r.before.row[k][j];
+  backward_state<Step, Sums, true>(ws, j, f, r, s, r.sg[j]);
+}
+
+// The same for the surrogate that a step's users take most and no lower bound, in one loop: what its parts wait for
+// (divisions, exponentials, memory) then overlaps.
+template <class Step, int Sums, class R = typename Step::Real>
+PA_HD void fused_column(Workspace<R>& ws, int j, const Flags& f, BackwardRows<R> r, const R* surrogate_param) {
+  using F = typename Step::Surrogate;
+  R s[Step::kStates] = {}, q[Step::kParams], sg = R(0);
+  PA_EACH(k, Step::kParams) q[k] = k == Step::MinV ? R(kUnbounded) : ws.param[k].v[j];
+  if constexpr (Step::kReplay) {
+    PA_EACH(k, Step::kStates) s[k] = r.before.row[k][j];
+  } else if constexpr (Sums != kNoSums) {
+    R out, unclamped;
+    s[0] = Step::settle(r.kept_before[j], q, f, out, unclamped);
+  }
+  if (Step::kSpike != kNoSpike) {
+    const R th = Step::threshold(s, q, f);
+    R a = ws.sg_a.v[j], b = ws.sg_b.v[j];
+    if (Step::kThresholdVaries) F::prepare(th, surrogate_param, a, b);
+    sg = F::eval(r.kept[j], th, surrogate_param, a, b);
+  }
+  backward_state<Step, Sums, false>(ws, j, f, r, s, sg);
 }
 
 template <class Step>
@@ -188,10 +234,7 @@ void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::R
   const Flags f = p.flags;
   load_params(p, Step::kParams, Step::MinV, tile, ws);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.first[k], tile, ws.state[k].v);
-  for (int j = 0; j < n; ++j) {
-    ws.total.v[j] = R(0);
-    ws.totals.v[j] = 0.0;
-  }
+  clear(ws.total.v, ws.totals.v, n);
   for (int64_t t = 0; t < p.time; ++t) {
     prefetch_row<R>(p.x, tile, p, t + 2);
     const R* x = read_row<R>(p.x, tile, t, ws.x.v);
@@ -273,82 +316,102 @@ void replay_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Re
   }
 }
 
+// One step backward, loop by loop: any surrogate, with or without a lower bound.
+template <class Step, int Sums, class R = typename Step::Real>
+void backward_by_loops(const Problem& p, const Tile& tile, Workspace<R>& ws, int64_t t, BackwardRows<R> r, const R* q) {
+  const int n = tile.columns();
+  const Flags f = p.flags;
+  if constexpr (!Step::kReplay && Sums != kNoSums) {
+    if (t == 0) {
+      load_columns(p, p.first[0], tile, ws.before[0].v);
+    } else {
+#pragma omp simd
+      for (int j = 0; j < n; ++j) settle_column<Step>(ws, j, f, r.kept_before);
+    }
+  }
+  if (Step::kSpike != kNoSpike && p.surrogate == kPrecomputed) r.sg = read_row<R>(p.dspike, tile, t, ws.sg.v);
+  if (Step::kSpike != kNoSpike && p.surrogate != kPrecomputed) {
+    if (Step::kThresholdVaries) {
+#pragma omp simd
+      for (int j = 0; j < n; ++j) threshold_column<Step>(ws, j, f, r.before);
+      prepare_surrogate(p.surrogate, q, n, ws);
+    }
+    surrogate_row(p.surrogate, r.kept, q, n, ws);
+  }
+#pragma omp simd
+  for (int j = 0; j < n; ++j) backward_column<Step, Sums>(ws, j, f, r);
+}
+
 template <class Step, int Sums>
 void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::Real>& ws,
                    typename Step::Real* scratch) {
   using R = typename Step::Real;
   const int n = tile.columns();
   const Flags f = p.flags;
-  const R g_mean = static_cast<R>(p.g_mean);
   constexpr int sums = summed<Step, Sums>();
+  // fp64 is for checking: there the loops do
+  constexpr bool can_fuse = sizeof(R) == sizeof(float);
+  const bool fuse = !f.clamp && (Step::kSpike == kNoSpike || p.surrogate == Step::Surrogate::kKind);
+  const bool constant_x = p.g_x.data && p.g_x.time == 0;
   R q[kMaxSurrogateParams];
   for (int k = 0; k < kMaxSurrogateParams; ++k) q[k] = static_cast<R>(p.surrogate_param[k]);
   load_params(p, Step::kParams, Step::MinV, tile, ws);
   if (Step::kReplay) replay_tile<Step>(p, tile, ws, scratch);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.g_last[k], tile, ws.g[k].v);
-  for (int k = 0; k < sums; ++k)
-    for (int j = 0; j < n; ++j) {
-      ws.sum[k].v[j] = R(0);
-      ws.sums[k].v[j] = 0.0;
-    }
+  for (int k = 0; k < sums; ++k) clear(ws.sum[k].v, ws.sums[k].v, n);
+  clear(ws.total.v, ws.totals.v, n);
   for (int j = 0; j < n; ++j) ws.x.v[j] = ws.g_out.v[j] = ws.g_kept.v[j] = ws.sg.v[j] = R(0);
 
+  BackwardRows<R> r;
+  r.sg = ws.sg.v;
+  r.g_mean = static_cast<R>(p.g_mean);
+  for (int k = 0; k < kMaxStates; ++k) r.before.row[k] = ws.before[k].v;
+  if (Step::kSpike != kNoSpike && p.surrogate != kPrecomputed && !Step::kThresholdVaries) {
+#pragma omp simd
+    for (int j = 0; j < n; ++j) threshold_column<Step>(ws, j, f, r.before);
+    prepare_surrogate(p.surrogate, q, n, ws);
+  }
   for (int64_t t = p.time - 1; t >= 0; --t) {
     prefetch_row<R>(p.x, tile, p, t - 2);
     prefetch_row<R>(p.kept, tile, p, t - 3);
     prefetch_row<R>(p.g_out, tile, p, t - 2);
-    const R* x = read_row<R>(p.x, tile, t, ws.x.v);
-    const R* kept = read_row<R>(p.kept, tile, t, ws.kept.v);
-    const R* g_out = read_row<R>(p.g_out, tile, t, ws.g_out.v);
-    const R* g_kept = read_row<R>(p.g_kept, tile, t, ws.g_kept.v);
-    R* g_x = open_row<R>(p, p.g_x, tile, t, ws.g_x.v);
+    r.x = read_row<R>(p.x, tile, t, ws.x.v);
+    r.kept = read_row<R>(p.kept, tile, t, ws.kept.v);
+    r.kept_before =
+        !Step::kReplay && Sums != kNoSums && t > 0 ? read_row<R>(p.kept, tile, t - 1, ws.record.v) : nullptr;
+    r.g_out = read_row<R>(p.g_out, tile, t, ws.g_out.v);
+    r.g_kept = read_row<R>(p.g_kept, tile, t, ws.g_kept.v);
+    r.g_x = constant_x ? ws.g_x.v : open_row<R>(p, p.g_x, tile, t, ws.g_x.v);
+    if (Step::kReplay)
+      for (int k = 0; k < Step::kStates; ++k) r.before.row[k] = scratch + (t * Step::kStates + k) * n;
     for (int k = 0; k < Step::kStates; ++k) {
       if (!p.g_record[k].data) continue;
       const R* g = read_row<R>(p.g_record[k], tile, t, ws.g_record.v);
       for (int j = 0; j < n; ++j) ws.g[k].v[j] += g[j];
     }
 
-    // states before the step
-    Rows<R> before;
-    for (int k = 0; k < kMaxStates; ++k)
-      before.row[k] = Step::kReplay ? scratch + (t * Step::kStates + k) * n : ws.before[k].v;
-    if constexpr (!Step::kReplay && Sums != kNoSums) {
-      if (t == 0) {
-        load_columns(p, p.first[0], tile, ws.before[0].v);
-      } else {
-        const R* w = read_row<R>(p.kept, tile, t - 1, ws.record.v);
+    bool done = false;
+    if constexpr (can_fuse) {
+      if (fuse && (t > 0 || Step::kReplay || Sums == kNoSums)) {
 #pragma omp simd
-        for (int j = 0; j < n; ++j) settle_column<Step>(ws, j, f, w);
+        for (int j = 0; j < n; ++j) fused_column<Step, Sums>(ws, j, f, r, q);
+        done = true;
       }
     }
+    if (!done) backward_by_loops<Step, Sums>(p, tile, ws, t, r, q);
 
-    // surrogate
-    const R* sg = ws.sg.v;
-    if (Step::kSpike != kNoSpike) {
-      if (p.surrogate == kPrecomputed) {
-        sg = read_row<R>(p.dspike, tile, t, ws.sg.v);
-      } else {
-        if (Step::kThresholdVaries || t == p.time - 1) {
-#pragma omp simd
-          for (int j = 0; j < n; ++j) threshold_column<Step>(ws, j, f, before);
-          prepare_surrogate(p.surrogate, q, n, ws);
-        }
-        surrogate_row(p.surrogate, kept, q, n, ws);
-      }
-    }
-
-    if (sizeof(R) == sizeof(float) && !f.clamp) {
-#pragma omp simd
-      for (int j = 0; j < n; ++j)
-        backward_column<Step, Sums, false>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
-    } else {
-#pragma omp simd
-      for (int j = 0; j < n; ++j)
-        backward_column<Step, Sums, true>(ws, j, f, before, x, kept, sg, g_out, g_mean, g_kept, g_x);
-    }
-    close_row(p, p.g_x, tile, t, g_x);
-    if (t % kFlush == 0)
+    if (constant_x)
+      for (int j = 0; j < n; ++j) ws.total.v[j] += r.g_x[j];
+    else
+      close_row(p, p.g_x, tile, t, r.g_x);
+    if (t % kFlush == 0) {
       for (int k = 0; k < sums; ++k) add_flushed(ws.sum[k].v, ws.sums[k].v, n);
+      if (constant_x) add_flushed(ws.total.v, ws.totals.v, n);
+    }
+  }
+  if (constant_x) {
+    for (int j = 0; j < n; ++j) ws.g_x.v[j] = static_cast<R>(ws.totals.v[j]);
+    scatter(ws.g_x.v, address<R>(p.g_x, tile, 0), p.g_x.outer, tile);
   }
   if (p.stream) stream_fence();
   for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.g[k].v, tile, p.g_first[k]);

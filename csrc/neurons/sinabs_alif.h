@@ -19,6 +19,7 @@
 template <class R, bool Synapse, int Spike, int Reset>
 struct SinabsAlif {
   using Real = R;
+  using Surrogate = SingleExponential;  // the host's default: the one that is fused into the step
   enum State { V, B, I };
   enum Param { AlphaMem, Gain, AlphaSyn, AlphaAdapt, GainAdapt, B0, AdaptScale, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 3 : 2;

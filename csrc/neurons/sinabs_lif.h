@@ -17,6 +17,7 @@
 template <class R, bool Synapse, int Spike, int Reset>
 struct SinabsLif {
   using Real = R;
+  using Surrogate = SingleExponential;  // the host's default: the one that is fused into the step
   enum State { V, I };
   enum Param { AlphaMem, Gain, AlphaSyn, Threshold, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 2 : 1;
