@@ -15,6 +15,7 @@ PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := $(VENV)/.plugin-accel-demo
 READY := $(VENV)/.plugin-accel
 KERNELS := setup.py $(shell find csrc -type f)
 SANITIZED := build/sanitize
@@ -26,14 +27,21 @@ venv: $(READY)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first and alone: what is installed after it has to take the one that is there.
+# torch comes first and alone: what is installed after it has to take the one that is there. The demo needs less than
+# the rest, and is what a newcomer waits for.
+$(DEMO): pyproject.toml constraints.txt $(KERNELS) $(wildcard namespaces/*.pth) | $(BIN)/python
+	@echo "Installing torch and the demo into $(VENV); this takes a minute or two"
+	$(PIP) install -qq --constraint constraints.txt torch
+	$(PIP) install -qq --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
 $(READY): pyproject.toml constraints.txt $(KERNELS) $(wildcard namespaces/*.pth) | $(BIN)/python
 	@echo "Installing torch and the rest into $(VENV); this takes a minute or two"
 	$(PIP) install -qq --constraint constraints.txt torch
 	$(PIP) install -qq --constraint constraints.txt --editable '.[test,dev,demo]'
-	touch $@
+	touch $(DEMO) $@
 
-demo: $(READY)
+demo: $(DEMO)
 	$(BIN)/python examples/digits_sinabs.py --out outputs
 
 test: $(READY)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,43 +47,59 @@ def _set_pool_limit() -> None:
 _set_pool_limit()
 
 
-def _empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    if prod(shape) * dtype.itemsize < _POOLED_BYTES:
-        return torch.empty_strided(shape, strides, dtype=dtype, device=_CPU)
+def _pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     made: Tensor = from_dlpack(_C.empty(shape, strides, dtype.itemsize))
     return made
+
+
+def _sequence(layout: Layout, dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory of the input's shape."""
+    if layout.elements * dtype.itemsize >= _POOLED_BYTES:
+        return _pooled(layout.shape, layout.strides, dtype)
+    return torch.empty_strided(layout.shape, layout.strides, dtype=dtype, device=_CPU)
+
+
+def _state(layout: Layout, dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory of a state's shape."""
+    if layout.elements * dtype.itemsize >= _POOLED_BYTES and prod(layout.state_shape) * dtype.itemsize >= _POOLED_BYTES:
+        return _pooled(layout.state_shape, layout.state_strides, dtype)
+    return torch.empty_strided(layout.state_shape, layout.state_strides, dtype=dtype, device=_CPU)
 
 
 def _row(t: Tensor, rows: tuple[int, int, int]) -> Row:
     return (t.data_ptr(), *rows)
 
 
-@lru_cache(maxsize=512)
-def _variant(neuron: Neuron, config: Config, fp64: bool) -> tuple[int, ...]:
-    return (neuron.index, int(fp64), *config.packed_variant)
+class _Static(NamedTuple):
+    """What a configuration means to the kernels."""
 
-
-@lru_cache(maxsize=512)
-def _slots(neuron: Neuron, config: Config) -> tuple[int | None, ...]:
+    variant: tuple[int, ...]
+    flags: tuple[float, int]
+    slots: tuple[int | None, ...]
     """For each parameter of the step header, its position in the call's parameters."""
+    spikes: torch.dtype
+    scalar: Tensor
+    """0-d, like the mean: `empty_like` is the quickest way to another."""
+
+
+@lru_cache(maxsize=512)
+def _static(neuron: Neuron, config: Config, dtype: torch.dtype) -> _Static:
     names = neuron.params(config)
-    return tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
+    slots = tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
+    # the hosts' spikes are fp32 whatever the input
+    spikes = dtype if config.spike == "none" else torch.float32
+    variant = (neuron.index, int(dtype is torch.float64), *config.packed_variant)
+    return _Static(variant, config.packed_flags, slots, spikes, torch.empty((), dtype=spikes, device=_CPU))
 
 
 class _Param:
-    """A parameter as the kernels read it, and the shape in which its gradient comes back."""
+    """A parameter of several values as the kernels read it, and the shape in which its gradient comes back."""
 
     __slots__ = ("argument", "by_inner", "by_outer", "keep", "shape", "strides", "target")
 
     def __init__(self, p: Tensor, layout: Layout) -> None:
         self.target = p.shape
         self.by_outer = self.by_inner = False
-        self.shape: tuple[int, ...] = ()
-        self.strides: tuple[int, ...] = ()
-        if p.numel() == 1:
-            self.keep = p
-            self.argument = (p.data_ptr(), 0, 0)
-            return
         try:
             full = p.detach().expand(layout.state_shape)
         except RuntimeError:
@@ -112,8 +129,6 @@ class _Param:
 
     def gradient(self) -> Tensor:
         """Uninitialised memory for the gradient."""
-        if not (self.by_outer or self.by_inner):
-            return torch.empty(self.target, dtype=self.keep.dtype, device=_CPU)
         if not self.by_inner:
             return torch.empty(self.shape, dtype=self.keep.dtype, device=_CPU)
         return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype, device=_CPU)
@@ -157,33 +172,32 @@ class CpuBackend:
         """See `Kernels.forward`."""
         dtype = x.dtype
         layout = layout_of(x, config.time_dim)
+        variant, flags, slots, spikes, scalar = _static(neuron, config, dtype)
         held: list[Tensor] = []  # copies that must outlive the call
         x, x_rows = layout.readable(x)
         first = [layout.state(s) for s in first]
         arguments = [(p.data_ptr(), 0, 0) if p.numel() == 1 else _Param(p, layout).hold(held) for p in params]
         rows = layout.dense_rows
-        out = _empty(layout.shape, layout.strides, dtype)
-        kept = _empty(layout.shape, layout.strides, dtype) if keep else None
-        records = tuple([_empty(layout.shape, layout.strides, dtype) for _ in first]) if record else ()
-        last = tuple([_empty(layout.state_shape, layout.state_strides, dtype) for _ in first])
-        fp64 = dtype is torch.float64
-        narrow = fp64 and config.spike != "none"  # the hosts' spikes are fp32 whatever the input
-        mean = torch.empty((), dtype=torch.float32 if narrow else dtype, device=_CPU)
+        out = _sequence(layout, dtype)
+        kept = _sequence(layout, dtype) if keep else None
+        records = tuple([_sequence(layout, dtype) for _ in first]) if record else ()
+        last = tuple([_state(layout, dtype) for _ in first])
+        mean = torch.empty_like(scalar)
         _C.forward(
-            _variant(neuron, config, fp64),
+            variant,
             layout.sizes,
-            config.packed_flags,
-            tuple([None if i is None else arguments[i] for i in _slots(neuron, config)]),
+            flags,
+            tuple([None if i is None else arguments[i] for i in slots]),
             (x.data_ptr(), *x_rows),
-            None if kept is None else _row(kept, rows),
+            None if kept is None else (kept.data_ptr(), *rows),
             tuple([s.data_ptr() for s in first]),
-            _row(out, rows),
-            tuple([_row(r, rows) for r in records]),
+            (out.data_ptr(), *rows),
+            tuple([(r.data_ptr(), *rows) for r in records]),
             tuple([s.data_ptr() for s in last]),
             mean.data_ptr(),
             torch.get_num_threads(),
         )
-        return Result(out.float() if narrow else out, mean, last, kept, records)
+        return Result(out if spikes is dtype else out.to(spikes), mean, last, kept, records)
 
     def backward(
         self,
@@ -214,34 +228,39 @@ class CpuBackend:
             alive.append(t)
             return t.data_ptr()
 
-        views = [_Param(p, layout) for p in saved.params]
-        g_x = _empty(layout.shape, layout.strides, dtype) if wanted.x else None
-        g_first = tuple(
-            _empty(layout.state_shape, layout.state_strides, dtype) if want else None for want in wanted.first
-        )
-        g_params = [v.gradient() if want else None for v, want in zip(views, wanted.params, strict=True)]
-        slots = _slots(neuron, config)
+        views = [None if p.numel() == 1 else _Param(p, layout) for p in saved.params]
+        arguments = [
+            (p.data_ptr(), 0, 0) if v is None else v.argument for p, v in zip(saved.params, views, strict=True)
+        ]
+        g_x = _sequence(layout, dtype) if wanted.x else None
+        g_first = tuple([_state(layout, dtype) if want else None for want in wanted.first])
+        g_params = [
+            None if not want else torch.empty_like(p) if v is None else v.gradient()
+            for p, v, want in zip(saved.params, views, wanted.params, strict=True)
+        ]
+        variant, flags, slots, _, _ = _static(neuron, config, dtype)
         targets: list[tuple[int, int, int] | None] = [None] * len(slots)
         for slot, i in enumerate(slots):
             if i is not None and (g := g_params[i]) is not None:
-                targets[slot] = (g.data_ptr(), int(views[i].by_outer), int(views[i].by_inner))
+                v = views[i]
+                targets[slot] = (g.data_ptr(), 0, 0) if v is None else (g.data_ptr(), int(v.by_outer), int(v.by_inner))
         _C.backward(
-            _variant(neuron, config, dtype is torch.float64),
+            variant,
             layout.sizes,
-            config.packed_flags,
-            tuple(None if i is None else views[i].argument for i in slots),
+            flags,
+            tuple([None if i is None else arguments[i] for i in slots]),
             row(saved.x),
             row(kept),
-            tuple(state(s) for s in saved.first),
+            tuple([state(s) for s in saved.first]),
             config.packed_surrogate if dspike_dv is None else (0, 0.0, 0.0, 0.0, 0.0, 0.0),
             row(dspike_dv),
             row(grads.out),
             row(grads.kept),
-            tuple(row(g) for g in grads.records),
-            tuple(state(g) for g in grads.last),
+            tuple([row(g) for g in grads.records]),
+            tuple([state(g) for g in grads.last]),
             0.0 if grads.mean is None else float(grads.mean) / kept.numel(),
             None if g_x is None else _row(g_x, rows),
-            tuple(0 if g is None else g.data_ptr() for g in g_first),
+            tuple([0 if g is None else g.data_ptr() for g in g_first]),
             tuple(targets),
             torch.get_num_threads(),
         )
@@ -249,8 +268,10 @@ class CpuBackend:
             g_x,
             g_first,
             tuple(
-                g if g is None or g.shape == v.target else g.sum_to_size(v.target)
-                for g, v in zip(g_params, views, strict=True)
+                [
+                    g if g is None or v is None or g.shape == v.target else g.sum_to_size(v.target)
+                    for g, v in zip(g_params, views, strict=True)
+                ]
             ),
         )
 

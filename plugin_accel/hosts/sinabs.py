@@ -64,8 +64,7 @@ def _assign(layer: Any, states: dict[str, Tensor], **attributes: Any) -> None:
             setattr(layer, name, value)
         return
     layer._buffers.update(states)
-    for name, value in attributes.items():
-        object.__setattr__(layer, name, value)
+    layer.__dict__.update(attributes)
 
 
 def _late(before_reset: Tensor, last: Tensor) -> Tensor:
@@ -135,9 +134,10 @@ class LIF(sl.LIF):
         except Refused as why:
             _refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
-        result = call.run(input_data, states, record=self.record_states)
-        last = dict(zip(call.names, result.last, strict=True))
-        recordings = dict(zip(call.names, result.records, strict=False))
+        record = self.record_states
+        result = call.run(input_data, states, record=record)
+        last = dict(zip(call.names, result.last))  # noqa: B905 (strict costs)
+        recordings = dict(zip(call.names, result.records, strict=True)) if record else {}
         if len(last) == 1:  # without a synapse sinabs leaves a plain None behind
             _assign(self, last, recordings=recordings, firing_rate=result.mean, i_syn=None)
         else:

@@ -7,7 +7,7 @@ fp32 whatever the input. The rules here lead to the same roundings, or refuse.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,8 @@ from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.hosts import sinabs_options as so
-from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Neuron, Result, ops, run_unchecked
+from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, parameter
+from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuron, Result, ops, run_unchecked
 
 FP32, FP64 = torch.float32, torch.float64
 LOW = (torch.float16, torch.bfloat16)
@@ -128,39 +129,6 @@ def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) 
     return FP32
 
 
-@lru_cache(maxsize=256)
-def _decay(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """exp(-1 / tau) and one minus it, by the operations that sinabs uses."""
-    with torch.inference_mode(False):  # what is kept here must do for training too
-        alpha = torch.exp(-1.0 / torch.tensor(tau, dtype=dtype, device="cpu"))
-        return alpha, 1 - alpha
-
-
-def _mem_decay(layer: Any) -> tuple[Tensor, Tensor | None]:
-    """alpha_mem and, with `norm_input`, 1 - alpha_mem: sinabs's values, without a graph where none is needed."""
-    tau = None if layer.train_alphas else layer.tau_mem
-    norm = layer.norm_input
-    if (
-        tau is None
-        or tau.dim()
-        or (tau.requires_grad and torch.is_grad_enabled())
-        or tau.device.type != "cpu"
-        or torch.compiler.is_compiling()
-    ):
-        alpha = layer.alpha_mem_calculated
-        return alpha, 1 - alpha if norm else None
-    value = tau.item()
-    alpha, gain = _decay(value, tau.dtype) if value else _decay.__wrapped__(value, tau.dtype)  # 0.0 == -0.0
-    return alpha, gain if norm else None
-
-
-def _gain(gain: Tensor | None, synapse: bool, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The input's gain for the kernel (None: 1), and the one that is applied beforehand to a 16-bit input."""
-    if gain is not None and x.dtype in LOW and gain.dim() == 0 and not synapse:
-        return None, gain
-    return gain, None
-
-
 def _fits(name: str, p: Tensor, state_shape: StateShape, dtype: torch.dtype) -> None:
     """Refuses a parameter that would widen or enlarge the state."""
     if p.dtype is FP64 and dtype is FP32:
@@ -169,6 +137,13 @@ def _fits(name: str, p: Tensor, state_shape: StateShape, dtype: torch.dtype) -> 
         n not in (1, m) for n, m in zip(reversed(p.shape), reversed(state_shape), strict=False)
     ):
         raise Refused(f"{name} of shape {tuple(p.shape)} does not broadcast to the state's {state_shape}")
+
+
+def _derived(found: Decay, alpha: int, rest: int | None) -> tuple[Derived, ...]:
+    """The time constant behind the parameters at these positions, if its gradient is wanted."""
+    if found.tau is None or found.slope is None:
+        return ()
+    return (Derived(found.tau, found.slope, alpha, rest),)
 
 
 def _call(
@@ -180,6 +155,7 @@ def _call(
     state_shape: StateShape,
     low_gain: Tensor | None,
     surrogate_fn: Any,
+    derived: tuple[Derived, ...],
 ) -> Call:
     params, device, compiling = [], x.device, torch.compiler.is_compiling()
     for i, p in enumerate(values):
@@ -197,8 +173,19 @@ def _call(
     backend = backends.choose(device, dtype, neuron.name)
     if backend is None:
         raise Refused(f"no backend for {dtype} on {device}")
-    function = partial(run_unchecked, neuron, backend, params=params, surrogate_fn=surrogate_fn)
+    function = partial(run_unchecked, neuron, backend, params=params, surrogate_fn=surrogate_fn, derived=derived)
     return Call(config, neuron.states(config), dtype, low_gain, function)
+
+
+def _membrane(layer: Any, x: Tensor, dtype: torch.dtype, synapse: bool) -> tuple[Decay, Tensor | None, Tensor]:
+    """The membrane's decay, the gain that a 16-bit input is multiplied by beforehand, and the kernel's gain."""
+    norm = layer.norm_input
+    low = norm and x.dtype in LOW and not synapse
+    mem = decay(layer, MEM, rest=norm, in_torch=low)
+    assert mem is not None
+    if mem.rest is None:
+        return mem, None, _ONE[dtype]
+    return (mem, mem.rest, _ONE[dtype]) if low and mem.rest.dim() == 0 else (mem, None, mem.rest)
 
 
 def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> Call:
@@ -208,22 +195,23 @@ def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> C
         Refused: sinabs's own forward must run.
     """
     options = so.read(layer)
-    alpha_syn = layer.alpha_syn_calculated
-    synapse = alpha_syn is not None
+    syn = decay(layer, SYN, rest=False)
+    synapse = syn is not None
     dtype = _check(layer, x, options, ("v_mem", "i_syn") if synapse else ("v_mem",))
-    low, threshold, spiking = layer.min_v_mem, layer.spike_threshold, options.spike != "none"
+    low, threshold = parameter(layer, "min_v_mem"), parameter(layer, "spike_threshold")
+    spiking = options.spike != "none"
     if spiking and threshold is None:
         raise Refused("the layer has no threshold")
-    round32 = spiking and dtype is FP64
     config = so.config(options, synapse, low is not None, time_dim)
-    alpha_mem, gain = _mem_decay(layer)
-    gain, low_gain = _gain(gain, synapse, x)
-    params = [alpha_mem, _ONE[dtype] if gain is None else gain]
-    if synapse:
-        params.append(alpha_syn)
+    mem, low_gain, gain = _membrane(layer, x, dtype, synapse)
+    params, derived = [mem.alpha, gain], _derived(mem, 0, 1 if gain is mem.rest else None)
+    if syn is not None:
+        derived += _derived(syn, 2, None)
+        params.append(syn.alpha)
     if spiking:
         params.append(threshold)
         value = so.reset_value(layer.reset_fn)
+        round32 = dtype is FP64
         if round32 and FP64 in (threshold.dtype, getattr(value, "dtype", None)):
             raise Refused("threshold or reset value is float64, so that sinabs mixes precisions in the reset")
         if value is not None:
@@ -231,37 +219,39 @@ def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> C
     if low is not None:
         params.append(low)
     surrogate_fn = layer.surrogate_grad_fn if spiking and options.surrogate is None else None
-    return _call(SINABS_LIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn)
+    return _call(SINABS_LIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn, derived)
 
 
 def alif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> Call:
     """A call of ALIF and its recurrent form; see `lif_call`."""
     options = so.read(layer)
-    alpha_syn = layer.alpha_syn_calculated
-    synapse = alpha_syn is not None
+    syn = decay(layer, SYN, rest=False)
+    synapse = syn is not None
     states = ("v_mem", "b", "spike_threshold", "i_syn") if synapse else ("v_mem", "b", "spike_threshold")
     dtype = _check(layer, x, options, states)
     round32 = dtype is FP64
     value = so.reset_value(layer.reset_fn)
-    alpha_adapt = layer.alpha_adapt_calculated
-    adaptation = (alpha_adapt, layer.b0, layer.adapt_scale)
+    adapt = decay(layer, ADAPT, rest=True)
+    assert adapt is not None
+    assert adapt.rest is not None
+    adaptation = (adapt.alpha, layer.b0, layer.adapt_scale)
     if round32 and any(getattr(p, "dtype", None) is FP64 for p in (*adaptation, layer.b, value)):
         raise Refused("threshold adaptation is float64, which sinabs mixes with its float32 spikes")
     config = so.config(options, synapse, layer.min_v_mem is not None, time_dim)
-    alpha_mem, gain = _mem_decay(layer)
-    gain, low_gain = _gain(gain, synapse, x)
-    params = [alpha_mem, _ONE[dtype] if gain is None else gain]
-    if synapse:
-        params.append(alpha_syn)
-    params += [
-        p if isinstance(p, Tensor) else as_param(p, x, FP32) for p in (alpha_adapt, 1 - alpha_adapt, *adaptation[1:])
-    ]
+    mem, low_gain, gain = _membrane(layer, x, dtype, synapse)
+    params, derived = [mem.alpha, gain], _derived(mem, 0, 1 if gain is mem.rest else None)
+    if syn is not None:
+        derived += _derived(syn, 2, None)
+        params.append(syn.alpha)
+    derived += _derived(adapt, len(params), len(params) + 1)
+    params += [adapt.alpha, adapt.rest]
+    params += [p if isinstance(p, Tensor) else as_param(p, x, FP32) for p in adaptation[1:]]
     if value is not None:
         params.append(as_param(value, x, dtype, FP32 if round32 and options.reset == "subtract" else None))
     if layer.min_v_mem is not None:
         params.append(as_param(layer.min_v_mem, x, dtype))
     surrogate_fn = layer.surrogate_grad_fn if options.surrogate is None else None
-    return _call(SINABS_ALIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn)
+    return _call(SINABS_ALIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn, derived)
 
 
 def shape_states(layer: Any, state_shape: StateShape) -> None:

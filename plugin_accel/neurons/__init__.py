@@ -2,7 +2,18 @@
 
 from plugin_accel.neurons import ops
 from plugin_accel.neurons.config import Config
-from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted, run, run_unchecked
+from plugin_accel.neurons.neuron import (
+    Derived,
+    Gradients,
+    Incoming,
+    Kernels,
+    Neuron,
+    Result,
+    Saved,
+    Wanted,
+    run,
+    run_unchecked,
+)
 from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
 from plugin_accel.neurons.sinabs_lif import SINABS_LIF
 
@@ -17,6 +28,7 @@ __all__ = [
     "SINABS_ALIF",
     "SINABS_LIF",
     "Config",
+    "Derived",
     "Gradients",
     "Incoming",
     "Kernels",

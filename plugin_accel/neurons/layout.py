@@ -54,6 +54,7 @@ class Layout:
         outer_dims: How many dimensions of a state are outer ones; the others are inner.
         time_dim: Position of time in `shape`, or STEP.
         dense_rows: (outer, time, inner) strides of the output.
+        elements: Of input and output.
     """
 
     shape: tuple[int, ...]
@@ -64,6 +65,7 @@ class Layout:
     outer_dims: int
     time_dim: int
     dense_rows: tuple[int, int, int]
+    elements: int
 
     def rows(self, t: Tensor) -> tuple[int, int, int] | None:
         """(outer, time, inner) strides by which a kernel can walk `t`; None if it cannot."""
@@ -148,6 +150,7 @@ def _layout(shape: tuple[int, ...], given: tuple[int, ...], time_dim: int) -> La
         k,
         time_dim,
         (time * inner, inner, 1),
+        prod(outer_shape) * time * inner,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -39,8 +38,7 @@ class Gradients(NamedTuple):
     params: tuple[Tensor | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """Gradients that arrive at a neuron's results; None stands for zero."""
 
     out: Tensor | None
@@ -50,8 +48,7 @@ class Incoming:
     records: tuple[Tensor | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(NamedTuple):
     """What forward left for backward."""
 
     x: Tensor | None
@@ -60,13 +57,27 @@ class Saved:
     params: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Which gradients backward must give."""
 
     x: bool
     first: tuple[bool, ...]
     params: tuple[bool, ...]
+
+
+class Derived(NamedTuple):
+    """A time constant whose decay alpha = exp(-1 / tau), and maybe 1 - alpha, are among the parameters as plain values.
+
+    Its gradient is (g_alpha - g_rest) slope, with the gradients of those parameters.
+    """
+
+    tau: Tensor
+    slope: Tensor
+    """d alpha / d tau, shape of `tau`"""
+    alpha: int
+    """Position of alpha among the parameters."""
+    rest: int | None
+    """Position of 1 - alpha, if it is one."""
 
 
 class Kernels(Protocol):
@@ -190,19 +201,32 @@ def run_unchecked(
     surrogate_fn: SurrogateFn | None = None,
     keep: bool = False,
     record: bool = False,
+    derived: tuple[Derived, ...] = (),
 ) -> Result:
-    """`run` for callers that have established what it checks: wrong shapes here read and write foreign memory."""
+    """`run` for callers that have established what it checks: wrong shapes here read and write foreign memory.
+
+    `derived`: time constants that get a gradient through parameters which are given as plain values.
+    """
     if torch.compiler.is_compiling():  # behind a graph break: ops.call is for what is to be compiled
         eager = torch.compiler.disable(run_unchecked)
         result: Result = eager(
-            neuron, kernels, config, x, first, params, surrogate_fn=surrogate_fn, keep=keep, record=record
+            neuron,
+            kernels,
+            config,
+            x,
+            first,
+            params,
+            surrogate_fn=surrogate_fn,
+            keep=keep,
+            record=record,
+            derived=derived,
         )
         return result
-    if not (torch.is_grad_enabled() and _any_requires_grad(x, first, params)):
+    if not (torch.is_grad_enabled() and (derived or _any_requires_grad(x, first, params))):
         return kernels.forward(neuron, config, x, first, params, keep=keep, record=record)
-    call = _Call(neuron, kernels, config, surrogate_fn, keep, record, len(first))
-    flat = _Sequence.apply(call, x, *first, *params)  # type: ignore[no-untyped-call]
     states = len(first)
+    call = _Call(neuron, kernels, config, surrogate_fn, keep, record, states, len(params), derived)
+    flat = _Sequence.apply(call, x, *first, *params, *[d.tau for d in derived])  # type: ignore[no-untyped-call]
     return Result(
         flat[0],
         flat[1],
@@ -224,42 +248,68 @@ class _Call(NamedTuple):
     keep: bool
     record: bool
     states: int
+    params: int
+    derived: tuple[Derived, ...]
+
+    def wanted(self, needs: tuple[bool, ...]) -> Wanted:
+        """Which gradients the kernels must give, from those that autograd needs."""
+        after = 2 + self.states
+        params = needs[after : after + self.params]
+        if self.derived:
+            through = list(params)
+            for d, need in zip(self.derived, needs[after + self.params :], strict=True):
+                if need:
+                    through[d.alpha] = True
+                    if d.rest is not None:
+                        through[d.rest] = True
+            params = tuple(through)
+        return Wanted(needs[1], needs[2:after], params)
+
+    def derive(self, needs: tuple[bool, ...], params: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        """Gradients of the time constants from those of the parameters."""
+        found: list[Tensor | None] = []
+        for d, need in zip(self.derived, needs[2 + self.states + self.params :], strict=True):
+            g = params[d.alpha] if need else None
+            rest = None if d.rest is None else params[d.rest]
+            if g is not None and rest is not None:
+                g = g - rest
+            found.append(None if g is None else (g * d.slope).to(d.tau.dtype))
+        return found
 
 
 class _Sequence(torch.autograd.Function):
-    """(call, x, *first, *params) -> (out, mean, *last, [kept], *records)."""
+    """(call, x, *first, *params, *taus) -> (out, mean, *last, [kept], *records)."""
 
     @staticmethod
     def forward(ctx: Any, call: _Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        first, params = tensors[: call.states], tensors[call.states :]
-        neuron, config = call.neuron, call.config
+        neuron, config, states = call.neuron, call.config, call.states
+        first, params = tensors[:states], tensors[states : states + call.params]
         records_for_threshold = call.surrogate_fn is not None and neuron.threshold_varies
         result = call.kernels.forward(
             neuron, config, x, first, params, keep=True, record=call.record or records_for_threshold
         )
         ctx.call = call
-        needs = ctx.needs_input_grad
-        params_wanted = needs[2 + call.states :]
-        rebuild = call.kernels.saves_input or neuron.replays(config) or any(params_wanted)
-        reads_input = call.kernels.saves_input or neuron.reads_input(config, params_wanted)
+        wanted = ctx.wanted = call.wanted(ctx.needs_input_grad)
+        rebuild = call.kernels.saves_input or neuron.replays(config) or any(wanted.params)
+        reads_input = call.kernels.saves_input or neuron.reads_input(config, wanted.params)
         ctx.save_for_backward(
             result.kept,
             x if reads_input else None,
-            *(first if rebuild else (None,) * call.states),
+            *(first if rebuild else (None,) * states),
             *params,
             *(result.records if records_for_threshold else ()),
         )
-        ctx.param_count = len(params)
         ctx.set_materialize_grads(False)
         kept = (result.kept,) if call.keep else ()
         return (result.out, result.mean, *result.last, *kept, *(result.records if call.record else ()))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: what comes out must say that it cannot be differentiated again
+            return _once(ctx, *grads)  # type: ignore[no-any-return]
         call: _Call = ctx.call
         kept, x, *rest = ctx.saved_tensors
-        states, n_params = call.states, ctx.param_count
+        states, n_params, wanted = call.states, call.params, ctx.wanted
         saved = Saved(x, kept, tuple(rest[:states]), tuple(rest[states : states + n_params]))
         after = 2 + states + int(call.keep)
         incoming = Incoming(
@@ -269,14 +319,16 @@ class _Sequence(torch.autograd.Function):
             grads[2 + states] if call.keep else None,
             grads[after:] if call.record else (),
         )
-        needs = ctx.needs_input_grad
-        wanted = Wanted(needs[1], needs[2 : 2 + states], needs[2 + states :])
         dspike_dv = None
         if call.surrogate_fn is not None:
             thresholds = call.neuron.thresholds(call.config, saved, rest[states + n_params :])
             dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
         g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
-        return (None, g.x, *g.first, *g.params)
+        derived = call.derive(ctx.needs_input_grad, g.params) if call.derived else ()
+        return (None, g.x, *g.first, *g.params, *derived)
+
+
+_once = torch.autograd.function.once_differentiable(_Sequence.backward)
 
 
 def evaluate_surrogate(fn: SurrogateFn, kept: Tensor, thresholds: Sequence[Tensor] | Tensor, time_dim: int) -> Tensor:

@@ -1,0 +1,99 @@
+"""The decays of a sinabs layer, alpha = exp(-1 / tau): sinabs's values by its own operations, without a graph of them.
+
+The few operations between a time constant and its decay cost more in torch's autograd than a short sequence costs in
+the kernels. So the kernels' autograd function takes the time constants too, and finishes their gradients itself:
+d alpha / d tau = alpha / tau^2. Whatever is not plain (a decay that is a parameter, a user's own property, a compiled
+program) keeps torch's graph.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sinabs.layers as sl
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class Kind(NamedTuple):
+    """One of the decays that a layer may have."""
+
+    tau: str
+    alpha: str
+    properties: tuple[object, ...]
+    """sinabs's own ways from `tau` to `alpha`."""
+
+    @classmethod
+    def of(cls, name: str) -> Kind:
+        """The decay of `tau_{name}`."""
+        alpha = f"alpha_{name}_calculated"
+        return cls(f"tau_{name}", alpha, tuple(getattr(host, alpha, None) for host in (sl.LIF, sl.ALIF)))
+
+
+MEM, SYN, ADAPT = Kind.of("mem"), Kind.of("syn"), Kind.of("adapt")
+
+
+class Decay(NamedTuple):
+    """A decay as the kernels take it; `tau` and `slope` only where a gradient is wanted that torch's graph lacks."""
+
+    alpha: Tensor
+    rest: Tensor | None
+    """1 - alpha, where it is asked for."""
+    tau: Tensor | None = None
+    slope: Tensor | None = None
+    """d alpha / d tau"""
+
+
+def parameter(layer: Any, name: str) -> Any:
+    """`getattr` that finds a plain parameter without nn.Module's detours."""
+    p = layer._parameters.get(name)
+    return getattr(layer, name) if p is None else p
+
+
+@torch.no_grad()
+def _computed(tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    alpha = torch.exp(-1.0 / tau)
+    return alpha, 1 - alpha, alpha / (tau * tau)
+
+
+@lru_cache(maxsize=256)
+def _of_number(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.inference_mode(False):  # what is kept here must do for training too
+        return _computed(torch.tensor(tau, dtype=dtype, device="cpu"))
+
+
+def decay(layer: Any, kind: Kind, *, rest: bool, in_torch: bool = False) -> Decay | None:
+    """A decay of a layer as it is now; None without that synapse.
+
+    Args:
+        layer: A sinabs layer.
+        kind: Which one.
+        rest: Whether 1 - alpha is needed too.
+        in_torch: Leave the gradient of the time constant to torch's graph.
+    """
+    parameters = layer._parameters
+    own = (
+        kind.tau in parameters
+        and not layer.train_alphas
+        and getattr(type(layer), kind.alpha) in kind.properties
+        and not torch.compiler.is_compiling()
+    )
+    tau = parameters[kind.tau] if own else None
+    if own and tau is None and kind is SYN:
+        return None
+    if tau is None or in_torch or type(tau) not in _PLAIN:
+        alpha = getattr(layer, kind.alpha)
+        return None if alpha is None else Decay(alpha, 1 - alpha if rest else None)
+    if tau.dim() or not tau.is_cpu:
+        found = _computed(tau)
+    else:
+        value = tau.item()
+        # 0.0 == -0.0, which have other decays
+        found = _of_number(value, tau.dtype) if value else _of_number.__wrapped__(value, tau.dtype)
+    alpha, one_minus, slope = found
+    if tau.requires_grad and torch.is_grad_enabled():
+        return Decay(alpha, one_minus if rest else None, tau, slope)
+    return Decay(alpha, one_minus if rest else None)
