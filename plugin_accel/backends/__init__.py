@@ -62,8 +62,8 @@ def use_backend(name: str) -> Iterator[None]:
         _in_force.reset(token)
 
 
-# What os.environ keeps its values in, where it is the one of CPython on POSIX: asked at every call of a layer, it is ten
-# times as fast.
+# What os.environ keeps its values in, where it is the one of CPython on POSIX: ten times as fast to ask, at every call
+# of a layer.
 _values: dict[bytes, bytes] | None = getattr(os.environ, "_data", None) if os.name == "posix" else None
 _key = VARIABLE.encode()
 

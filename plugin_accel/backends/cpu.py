@@ -110,7 +110,7 @@ class _Param:
         k = layout.outer_dims
         self.by_outer = any(s != 0 and n != 1 for s, n in zip(full.stride()[:k], full.shape[:k], strict=True))
         self.by_inner = any(s != 0 and n != 1 for s, n in zip(full.stride()[k:], full.shape[k:], strict=True))
-        self.shape = (full.shape if self.by_outer else (1,) * k + full.shape[k:]) if self.by_inner else full.shape[:k]
+        self.shape: tuple[int, ...] = (full.shape if self.by_outer else (1,) * k + full.shape[k:]) if self.by_inner else full.shape[:k]
         self.strides = layout.state_strides if self.by_inner else ()
         if not self.by_inner:
             self.shape = (*full.shape[:k], *(1,) * (full.dim() - k))
