@@ -49,14 +49,15 @@ void each(const py::handle& h, T* to, int most, const Parse& parse) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(t); ++i) to[i] = parse(py::handle(item(t, i)));
 }
 
-// variant: (neuron, fp64, synapse, spike, reset)
+// variant: (neuron, fp64, three options)
 Variant variant(const py::handle& h) {
   PyObject* t = tuple(h, 5);
-  return {static_cast<int>(integer(item(t, 0))), integer(item(t, 1)) != 0, integer(item(t, 2)) != 0,
-          static_cast<int>(integer(item(t, 3))), static_cast<int>(integer(item(t, 4)))};
+  Variant v{static_cast<int>(integer(item(t, 0))), integer(item(t, 1)) != 0, {}};
+  for (int i = 0; i < 3; ++i) v.options[i] = static_cast<int>(integer(item(t, 2 + i)));
+  return v;
 }
 
-// What forward and backward share. shape: (outer, time, inner); flags: (max_spikes, clamp);
+// What forward and backward share. shape: (outer, time, inner); flags: (max_spikes, clamp, narrow);
 // params: None or (address, outer stride, inner stride) each; first: addresses, 0 for zeros
 Problem problem(const py::handle& shape, const py::handle& flags, const py::handle& params, const py::handle& x,
                 const py::handle& kept, const py::handle& first) {
@@ -65,10 +66,11 @@ Problem problem(const py::handle& shape, const py::handle& flags, const py::hand
   p.outer = integer(item(s, 0));
   p.time = integer(item(s, 1));
   p.inner = integer(item(s, 2));
-  PyObject* f = tuple(flags, 2);
+  PyObject* f = tuple(flags, 3);
   p.flags.max_spikes = PyFloat_AsDouble(item(f, 0));
   if (PyErr_Occurred()) throw py::error_already_set();
   p.flags.clamp = integer(item(f, 1)) != 0;
+  p.flags.narrow = integer(item(f, 2)) != 0;
   each(params, p.param, kMaxParams, [](const py::handle& h) -> Param {
     if (h.is_none()) return {nullptr, 0, 0};
     PyObject* t = tuple(h, 3);

@@ -167,8 +167,8 @@ class CpuBackend:
         records = tuple([_empty(layout.shape, layout.strides, dtype) for _ in first]) if record else ()
         last = tuple([_empty(layout.state_shape, layout.state_strides, dtype) for _ in first])
         fp64 = dtype is torch.float64
-        narrow = fp64 and config.spike != "none"  # the hosts' spikes are fp32 whatever the input
-        mean = torch.empty((), dtype=torch.float32 if narrow else dtype, device=_CPU)
+        narrow = fp64 and config.spiking  # the hosts' spikes are fp32 whatever the input
+        mean = torch.empty((), dtype=torch.float32 if narrow else dtype, device=_CPU) if neuron.averages else None
         _C.forward(
             _variant(neuron, config, fp64),
             layout.sizes,
@@ -180,7 +180,7 @@ class CpuBackend:
             _row(out, rows),
             tuple([_row(r, rows) for r in records]),
             tuple([s.data_ptr() for s in last]),
-            mean.data_ptr(),
+            0 if mean is None else mean.data_ptr(),
             torch.get_num_threads(),
         )
         return Result(out.float() if narrow else out, mean, last, kept, records)
@@ -215,11 +215,16 @@ class CpuBackend:
             return t.data_ptr()
 
         views = [_Param(p, layout) for p in saved.params]
-        g_x = _empty(layout.shape, layout.strides, dtype) if wanted.x else None
+        names = neuron.params(config)
+        alike = [want and n in neuron.summed_inputs for n, want in zip(names, wanted.params, strict=True)]
+        g_x = _empty(layout.shape, layout.strides, dtype) if wanted.x or any(alike) else None
         g_first = tuple(
             _empty(layout.state_shape, layout.state_strides, dtype) if want else None for want in wanted.first
         )
-        g_params = [v.gradient() if want else None for v, want in zip(views, wanted.params, strict=True)]
+        g_params = [
+            v.gradient() if want and not same else None
+            for v, want, same in zip(views, wanted.params, alike, strict=True)
+        ]
         slots = _slots(neuron, config)
         targets: list[tuple[int, int, int] | None] = [None] * len(slots)
         for slot, i in enumerate(slots):
@@ -249,8 +254,8 @@ class CpuBackend:
             g_x,
             g_first,
             tuple(
-                g if g is None or g.shape == v.target else g.sum_to_size(v.target)
-                for g, v in zip(g_params, views, strict=True)
+                g_x if same else g if g is None or g.shape == v.target else g.sum_to_size(v.target)
+                for g, v, same in zip(g_params, views, alike, strict=True)
             ),
         )
 

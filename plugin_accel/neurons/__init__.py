@@ -4,9 +4,12 @@ from plugin_accel.neurons import ops
 from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted, run, run_unchecked
 from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
+from plugin_accel.neurons.sinabs_config import SinabsConfig
 from plugin_accel.neurons.sinabs_lif import SINABS_LIF
+from plugin_accel.neurons.snntorch_config import SnnTorchConfig
+from plugin_accel.neurons.snntorch_leaky import SNNTORCH_LAPICQUE, SNNTORCH_LEAKY
 
-ALL: dict[str, Neuron] = {n.name: n for n in (SINABS_LIF, SINABS_ALIF)}
+ALL: dict[str, Neuron] = {n.name: n for n in (SINABS_LIF, SINABS_ALIF, SNNTORCH_LEAKY, SNNTORCH_LAPICQUE)}
 """Every neuron model by name."""
 
 for _neuron in ALL.values():
@@ -16,6 +19,8 @@ __all__ = [
     "ALL",
     "SINABS_ALIF",
     "SINABS_LIF",
+    "SNNTORCH_LAPICQUE",
+    "SNNTORCH_LEAKY",
     "Config",
     "Gradients",
     "Incoming",
@@ -23,6 +28,8 @@ __all__ = [
     "Neuron",
     "Result",
     "Saved",
+    "SinabsConfig",
+    "SnnTorchConfig",
     "Wanted",
     "ops",
     "run",

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from plugin_accel.neurons.callables import evaluate_surrogate
 from plugin_accel.neurons.checks import check_call, check_surrogate
 from plugin_accel.neurons.config import Config
-from plugin_accel.neurons.layout import steps
 from plugin_accel.surrogates import SurrogateFn
 
 
@@ -21,8 +21,8 @@ class Result(NamedTuple):
 
     out: Tensor
     """Spikes (fp32, as the hosts), or the membrane of a neuron without spikes; shape of the input."""
-    mean: Tensor
-    """Mean of `out` over everything, 0-d, differentiable."""
+    mean: Tensor | None
+    """Mean of `out` over everything, 0-d, differentiable; None of a neuron that `averages` not."""
     last: tuple[Tensor, ...]
     """States after the last step, shape of the input without time; real tensors, never views."""
     kept: Tensor | None
@@ -101,18 +101,27 @@ class Kernels(Protocol):
 
 
 class Neuron(ABC):
-    """A neuron model: names, and one step in plain torch. Subclasses are stateless singletons."""
+    """A neuron model: names, and one step in plain torch. Subclasses are stateless singletons.
+
+    Their methods take a `config` of their own family's class.
+    """
 
     name: str
     index: int
     """Number of the kernels in csrc/cpu/kernels.h."""
+    averages: bool = False
+    """Whether its host wants the mean of the output with every call."""
+    threshold_learns: bool = False
+    """Whether the surrogate gives the threshold a gradient too: that of v, negative."""
+    summed_inputs: tuple[str, ...] = ()
+    """Parameters that are added to the input as it is, so that their gradient is the input's; for single steps."""
 
     @abstractmethod
-    def states(self, config: Config) -> tuple[str, ...]:
+    def states(self, config: Any) -> tuple[str, ...]:
         """Names of the states, in order."""
 
     @abstractmethod
-    def params(self, config: Config) -> tuple[str, ...]:
+    def params(self, config: Any) -> tuple[str, ...]:
         """Names of the parameters, in order."""
 
     @property
@@ -121,20 +130,28 @@ class Neuron(ABC):
         """All parameters in the order of the step header; those that a configuration lacks are left out there."""
 
     @abstractmethod
-    def replays(self, config: Config) -> bool:
+    def replays(self, config: Any) -> bool:
         """Whether backward runs forward again for states that `kept` does not determine."""
 
-    def reads_input(self, config: Config, params_wanted: Sequence[bool]) -> bool:
+    def reads_input(self, config: Any, params_wanted: Sequence[bool]) -> bool:
         """Whether backward reads the input, with these gradients of parameters wanted."""
         return self.replays(config) or any(params_wanted)
 
+    def reads_first(self, config: Any, params_wanted: Sequence[bool]) -> bool:
+        """Whether backward reads the states before the first step, with these gradients of parameters wanted."""
+        return self.replays(config) or any(params_wanted)
+
+    @abstractmethod
+    def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:
+        """Spikes, dtype of `v`, without a gradient."""
+
     @abstractmethod
     def step(
-        self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
+        self, config: Any, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One step in plain torch: (out, kept, state). `spike(v, threshold)` generates spikes with their gradient."""
 
-    def thresholds(self, config: Config, saved: Saved, records: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
+    def thresholds(self, config: Any, saved: Saved, records: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
         """Threshold in force: one tensor, or one per step; `records` as in `Result`."""
         return saved.params[self.params(config).index("threshold")]
 
@@ -240,7 +257,7 @@ class _Sequence(torch.autograd.Function):
         ctx.call = call
         needs = ctx.needs_input_grad
         params_wanted = needs[2 + call.states :]
-        rebuild = call.kernels.saves_input or neuron.replays(config) or any(params_wanted)
+        rebuild = call.kernels.saves_input or neuron.reads_first(config, params_wanted)
         reads_input = call.kernels.saves_input or neuron.reads_input(config, params_wanted)
         ctx.save_for_backward(
             result.kept,
@@ -277,13 +294,3 @@ class _Sequence(torch.autograd.Function):
             dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
         g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
         return (None, g.x, *g.first, *g.params)
-
-
-def evaluate_surrogate(fn: SurrogateFn, kept: Tensor, thresholds: Sequence[Tensor] | Tensor, time_dim: int) -> Tensor:
-    """d spike / d v of an arbitrary callable, step by step from the last to the first."""
-    out = torch.empty_like(kept)
-    into, values = steps(out, time_dim), steps(kept, time_dim)
-    for t in range(len(values) - 1, -1, -1):
-        threshold = thresholds if isinstance(thresholds, Tensor) else thresholds[t]
-        into[t].copy_(fn(values[t], threshold))
-    return out
