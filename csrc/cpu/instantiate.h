@@ -15,7 +15,8 @@ namespace PA_ISA {
 #include "../surrogates.h"
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
-#include "../neurons/snntorch_leaky.h"
+#include "../neurons/snntorch_alpha.h"
+#include "../neurons/snntorch_synaptic.h"
 // clang-format on
 #include "tile.h"
 
@@ -122,6 +123,10 @@ const Kernels* snn(const Variant& v) {
                    : &Entry<SnnLeakyStep<R, kSnnZero, false>>::kernels;
     case kSnnLapicque:
       return delay ? snn_delayed<SnnLapicqueStep, R>(reset) : nullptr;
+    case kSnnSynaptic:
+      return snn_either<SnnSynaptic, R>(reset, delay);
+    case kSnnAlpha:
+      return delay ? snn_delayed<SnnAlpha, R>(reset) : nullptr;
   }
   return nullptr;
 }

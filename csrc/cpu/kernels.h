@@ -4,7 +4,7 @@
 
 #include "../problem.h"
 
-enum NeuronKind { kSinabsLif = 0, kSinabsAlif = 1, kSnnLeaky = 2, kSnnLapicque = 3 };
+enum NeuronKind { kSinabsLif, kSinabsAlif, kSnnLeaky, kSnnLapicque, kSnnSynaptic, kSnnAlpha };
 
 // What is decided at compile time for one neuron. options, by family:
 //   sinabs    synapse (0, 1), SpikeKind, ResetKind

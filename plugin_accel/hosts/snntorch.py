@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel.hosts.sequences import Refused, SequenceResult
-from plugin_accel.hosts.snntorch_call import Form, call
-from plugin_accel.neurons import SNNTORCH_LEAKY
+from plugin_accel.hosts.snntorch_call import Form, call, recurrent_call, recurrent_sequence
+from plugin_accel.hosts.snntorch_params import alpha_beta_tau, beta, beta_and_alpha, lapicque
+from plugin_accel.neurons import SNNTORCH_ALPHA, SNNTORCH_LAPICQUE, SNNTORCH_LEAKY, SNNTORCH_SYNAPTIC
 from plugin_accel.neurons.layout import STEP
 
 _fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -42,7 +43,17 @@ def _step(layer: Any, form: Form, x: Tensor, *given: Tensor | None) -> Any:
     return _returned(layer, spikes, last)
 
 
-_LEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), lambda layer: ((layer.beta,), ()), zero="zero", delayable=True)
+def _recurrent_step(layer: Any, form: Form, x: Tensor, spk: Tensor | None, *given: Tensor | None) -> Any:
+    spikes, last, _ = recurrent_call(form, layer, x, spk, given)
+    return _returned(layer, spikes, last)
+
+
+_LEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, zero="zero", delayable=True, low=True)
+_LAPICQUE = Form(SNNTORCH_LAPICQUE, ("mem",), (0,), lapicque)
+_SYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, delayable=True)
+_ALPHA = Form(SNNTORCH_ALPHA, ("syn_exc", "syn_inh", "mem"), (2, 0, 1), alpha_beta_tau)
+_RLEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, delayable=True, recurrent=True)
+_RSYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, recurrent=True)
 
 
 class Leaky(snn.Leaky):
@@ -56,8 +67,81 @@ class Leaky(snn.Leaky):
             return super().forward(input_, mem)
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {snn.Leaky: Leaky}
-_FORMS: dict[type[nn.Module], Form] = {Leaky: _LEAKY}
+class Lapicque(snn.Lapicque):
+    __doc__ = snn.Lapicque.__doc__
+
+    def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+        try:
+            return _step(self, _LAPICQUE, input_, mem)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_, mem)
+
+
+class Synaptic(snn.Synaptic):
+    __doc__ = snn.Synaptic.__doc__
+
+    def forward(self, input_: Tensor, syn: Tensor | None = None, mem: Tensor | None = None) -> Any:
+        try:
+            return _step(self, _SYNAPTIC, input_, syn, mem)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_, syn, mem)
+
+
+class Alpha(snn.Alpha):
+    __doc__ = snn.Alpha.__doc__
+
+    def forward(
+        self, input_: Tensor, syn_exc: Tensor | None = None, syn_inh: Tensor | None = None, mem: Tensor | None = None
+    ) -> Any:
+        try:
+            return _step(self, _ALPHA, input_, syn_exc, syn_inh, mem)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_, syn_exc, syn_inh, mem)
+
+
+class RLeaky(snn.RLeaky):
+    __doc__ = snn.RLeaky.__doc__
+
+    def forward(self, input_: Tensor, spk: Tensor | None = None, mem: Tensor | None = None) -> Any:
+        try:
+            return _recurrent_step(self, _RLEAKY, input_, spk, mem)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_, spk, mem)
+
+
+class RSynaptic(snn.RSynaptic):
+    __doc__ = snn.RSynaptic.__doc__
+
+    def forward(
+        self, input_: Tensor, spk: Tensor | None = None, syn: Tensor | None = None, mem: Tensor | None = None
+    ) -> Any:
+        try:
+            return _recurrent_step(self, _RSYNAPTIC, input_, spk, syn, mem)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_, spk, syn, mem)
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+    snn.Leaky: Leaky,
+    snn.Lapicque: Lapicque,
+    snn.Synaptic: Synaptic,
+    snn.Alpha: Alpha,
+    snn.RLeaky: RLeaky,
+    snn.RSynaptic: RSynaptic,
+}
+_FORMS: dict[type[nn.Module], Form] = {
+    Leaky: _LEAKY,
+    Lapicque: _LAPICQUE,
+    Synaptic: _SYNAPTIC,
+    Alpha: _ALPHA,
+    RLeaky: _RLEAKY,
+    RSynaptic: _RSYNAPTIC,
+}
 
 
 def _form(module: nn.Module) -> Form | None:
@@ -76,7 +160,11 @@ def sequence(
     form = _form(module)
     if form is None:
         raise Refused(f"{type(module).__name__} has no kernel for sequences")
-    spikes, last, records = call(form, layer, x, states, 0, record)
+    if form.recurrent:
+        spikes, last, records = recurrent_sequence(form, layer, x, states, record)
+        last = (layer._buffers["spk"], *last)
+    else:
+        spikes, last, records = call(form, layer, x, states, 0, record)
     outputs = _returned(layer, spikes, records)
     return SequenceResult(outputs if isinstance(outputs, tuple) else (outputs,), last)
 

@@ -39,6 +39,7 @@ class Form:
         zero: What the reset to zero is, as in `SnnTorchConfig`.
         delayable: Whether there is an option `reset_delay` that has an effect.
         recurrent: The layer's own spikes come back through its module `recurrent`.
+        low: An input of 16 bits gives the same roundings when it is computed in fp32.
     """
 
     neuron: Neuron
@@ -48,6 +49,7 @@ class Form:
     zero: str = "zero_after"
     delayable: bool = False
     recurrent: bool = False
+    low: bool = False
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -93,14 +95,14 @@ def check_input(x: Tensor) -> None:
         raise Refused("torch.jit is tracing")
 
 
-def compute_dtype(x: Tensor, reset: str) -> torch.dtype:
+def compute_dtype(x: Tensor, low: bool) -> torch.dtype:
     """The dtype to compute in."""
     if x.dtype is FP32 or x.dtype is FP64:
         return x.dtype
     if x.dtype not in LOW:
         raise Refused(f"input is {x.dtype}")
-    if reset == "none":
-        raise Refused(f"input is {x.dtype}, in which snnTorch computes throughout without a reset")
+    if not low:
+        raise Refused(f"input is {x.dtype}, in which snnTorch rounds what this layer adds up")
     return FP32
 
 
@@ -121,7 +123,7 @@ def as_param(name: str, p: Any, x: Tensor, dtype: torch.dtype, shape: Sequence[i
 
 
 def first_states(
-    layer: Any, names: Sequence[str], given: Sequence[Any], x: Tensor, shape: torch.Size, dtype: torch.dtype
+    layer: Any, names: Sequence[str], given: Sequence[Any], x: Tensor, shape: torch.Size, dtype: torch.dtype | None
 ) -> list[Tensor | None]:
     """The states to start from: those given, else the layer's own; None for zeros, as for any of another shape."""
     if layer.init_hidden and any(state is not None for state in given):
@@ -139,7 +141,7 @@ def first_states(
             raise Refused(f"state {name} is on {state.device}, the input on {x.device}")
         if state.shape != shape:
             found.append(None)
-        elif state.dtype is not dtype:
+        elif dtype is not None and state.dtype is not dtype:
             raise Refused(f"state {name} is {state.dtype}, the input needs {dtype}")
         else:
             found.append(state)
@@ -182,7 +184,7 @@ def call(
         raise Refused("there are no time steps")
     if options.inhibition and len(shape) != 2:
         raise Refused(f"inhibition is for inputs of two dimensions, got {len(shape)}")
-    dtype = compute_dtype(x, options.reset)
+    dtype = compute_dtype(x, form.low and options.reset != "none")
     states = first_states(layer, form.states, given, x, shape, dtype)
     before, after = form.params(layer)
     threshold = layer.threshold
@@ -210,11 +212,11 @@ def call(
             raise Refused(f"no backend for {dtype} on {x.device}")
         result = run_unchecked(form.neuron, backend, config, data, first, params, keep=keep, record=others)
     spikes = result.out
+    if not options.spikes_learn and not graded.requires_grad:
+        spikes = spikes.detach()
     if options.inhibition:
         assert result.kept is not None
-        spikes = spikes * _highest(result.kept - threshold)
-    elif not options.spikes_learn and not graded.requires_grad:
-        spikes = spikes.detach()
+        spikes = spikes * _highest(result.kept.detach() - threshold.detach())
     back = [form.order.index(i) for i in range(len(form.states))]
     last = tuple(result.last[i] for i in back)
     records: list[Tensor | None] = [result.records[i] if others else None for i in back]
@@ -231,3 +233,51 @@ def _zeros(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
 def _highest(z: Tensor) -> Tensor:
     """1 for the neuron with the highest value, 0 for the others; fp32, as the host's mask."""
     return torch.zeros_like(z, dtype=FP32).scatter_(-1, z.argmax(-1, keepdim=True), 1)
+
+
+def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[Any]) -> Stepped:
+    """`call` of one step of a layer that hears its own spikes; its module `recurrent` runs once, in torch.
+
+    Raises:
+        Refused: snnTorch's own forward must run.
+    """
+    options = form.options(layer)
+    if options.reasons:
+        raise Refused("; ".join(options.reasons))
+    check_input(x)
+    (heard,) = first_states(layer, ("spk",), (spk,), x, x.shape, None)
+    if heard is None:
+        heard = _zeros(x, x.shape, x.dtype)
+    compute_dtype(x, form.low)
+    recurrent = layer.recurrent(heard)
+    if recurrent.shape != x.shape or (recurrent.dtype is FP64 and x.dtype is not FP64):
+        raise Refused(f"recurrent gives {recurrent.dtype} of shape {tuple(recurrent.shape)}")
+    result = call(form, layer, x, given, STEP, recurrent=recurrent)
+    layer._buffers["spk"] = result.spikes
+    return result
+
+
+def recurrent_sequence(form: Form, layer: Any, x: Tensor, given: Sequence[Any], record: Sequence[bool]) -> Stepped:
+    """`recurrent_call` for every step of [T, ...]; `given` starts with the spikes.
+
+    Raises:
+        Refused: snnTorch's own forward must run.
+    """
+    if x.shape[0] == 0:
+        raise Refused("there are no time steps")
+    spikes, records = [], []
+    spk, *states = given
+    before = dict(layer._buffers)
+    for x_t in x.unbind(0):
+        try:
+            result = recurrent_call(form, layer, x_t, spk, states)
+        except Refused:
+            layer._buffers.update(before)
+            raise
+        spikes.append(result.spikes)
+        records.append(result.last)
+        spk, states = (None, [None] * len(states)) if layer.init_hidden else (result.spikes, list(result.last))
+    stacked = tuple(
+        torch.stack(r) if want else None for r, want in zip(zip(*records, strict=True), record, strict=True)
+    )
+    return Stepped(torch.stack(spikes), records[-1], stacked)

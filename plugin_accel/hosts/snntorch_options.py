@@ -117,7 +117,8 @@ def read(layer: Any, zero: str, delayable: bool) -> Options:
         return _options(
             layer.spike_grad,
             function.__func__ if own else None,
-            bool(layer.reset_delay) if delayable else True,
+            bool(getattr(layer, "reset_delay", True)),
+            delayable,
             bool(layer.state_quant),
             bool(layer.inhibition),
             zero,
@@ -128,7 +129,13 @@ def read(layer: Any, zero: str, delayable: bool) -> Options:
 
 @lru_cache(maxsize=512)
 def _options(
-    spike_grad: Callable[..., Any], function: Any, delay: bool, quantised: bool, inhibition: bool, zero: str
+    spike_grad: Callable[..., Any],
+    function: Any,
+    delay: bool,
+    delayable: bool,
+    quantised: bool,
+    inhibition: bool,
+    zero: str,
 ) -> Options:
     reasons = []
     reset = _RESETS.get(getattr(function, "__name__", ""))
@@ -140,6 +147,8 @@ def _options(
         reasons.append(f"spike_grad {name} has no kernel: it decides both when a neuron fires and the gradient")
     if quantised:
         reasons.append("state_quant has no kernel")
+    if not delay and not delayable:
+        reasons.append("reset_delay=False has no effect in snnTorch here, or raises")
     delay = delay or reset == "none"
     if inhibition and not delay:
         reasons.append("inhibition together with reset_delay=False has no kernel")

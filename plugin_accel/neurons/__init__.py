@@ -6,10 +6,14 @@ from plugin_accel.neurons.neuron import Gradients, Incoming, Kernels, Neuron, Re
 from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
 from plugin_accel.neurons.sinabs_config import SinabsConfig
 from plugin_accel.neurons.sinabs_lif import SINABS_LIF
+from plugin_accel.neurons.snntorch_alpha import SNNTORCH_ALPHA
 from plugin_accel.neurons.snntorch_config import SnnTorchConfig
 from plugin_accel.neurons.snntorch_leaky import SNNTORCH_LAPICQUE, SNNTORCH_LEAKY
+from plugin_accel.neurons.snntorch_synaptic import SNNTORCH_SYNAPTIC
 
-ALL: dict[str, Neuron] = {n.name: n for n in (SINABS_LIF, SINABS_ALIF, SNNTORCH_LEAKY, SNNTORCH_LAPICQUE)}
+_NEURONS = (SINABS_LIF, SINABS_ALIF, SNNTORCH_LEAKY, SNNTORCH_LAPICQUE, SNNTORCH_SYNAPTIC, SNNTORCH_ALPHA)
+
+ALL: dict[str, Neuron] = {n.name: n for n in _NEURONS}
 """Every neuron model by name."""
 
 for _neuron in ALL.values():
@@ -19,8 +23,10 @@ __all__ = [
     "ALL",
     "SINABS_ALIF",
     "SINABS_LIF",
+    "SNNTORCH_ALPHA",
     "SNNTORCH_LAPICQUE",
     "SNNTORCH_LEAKY",
+    "SNNTORCH_SYNAPTIC",
     "Config",
     "Gradients",
     "Incoming",
