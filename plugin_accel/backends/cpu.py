@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
+from plugin_accel.backends import cpu_step
 from plugin_accel.errors import InputError
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import Layout, layout_of
+from plugin_accel.neurons.prepared import PreparedStep
 
 _CPU = torch.device("cpu")  # named at every allocation: the default device of the context may be another
 _POOLED_BYTES = 1 << 16  # below this a fresh allocation costs no page fault worth saving
@@ -258,6 +260,10 @@ class CpuBackend:
                 for g, v, same in zip(g_params, views, alike, strict=True)
             ),
         )
+
+    def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
+        """A single step to be called again and again; see `neurons.prepared`."""
+        return cpu_step.prepare(neuron, config, x, params, _slots(neuron, config))
 
 
 BACKEND = CpuBackend()

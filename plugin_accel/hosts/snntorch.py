@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.hosts.snntorch_call import Form, call, recurrent_call, recurrent_sequence
-from plugin_accel.hosts.snntorch_params import alpha_beta_tau, beta, beta_and_alpha, lapicque
+from plugin_accel.hosts.snntorch_params import BETA, BETA_AND_ALPHA, alpha_beta_tau, beta, beta_and_alpha, lapicque
+from plugin_accel.hosts.snntorch_step import quick_step
 from plugin_accel.neurons import SNNTORCH_ALPHA, SNNTORCH_LAPICQUE, SNNTORCH_LEAKY, SNNTORCH_SYNAPTIC
 from plugin_accel.neurons.layout import STEP
 
@@ -39,6 +40,8 @@ def _returned(layer: Any, spikes: Any, states: Sequence[Any]) -> Any:
 
 
 def _step(layer: Any, form: Form, x: Tensor, *given: Tensor | None) -> Any:
+    if not torch.compiler.is_compiling() and (quick := quick_step(form, layer, x, given)) is not None:
+        return tuple(quick) if layer.output or not layer.init_hidden else quick[0]
     spikes, last, _ = call(form, layer, x, given, STEP)
     return _returned(layer, spikes, last)
 
@@ -48,12 +51,12 @@ def _recurrent_step(layer: Any, form: Form, x: Tensor, spk: Tensor | None, *give
     return _returned(layer, spikes, last)
 
 
-_LEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, zero="zero", delayable=True, low=True)
+_LEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, "zero", True, low=True, direct=BETA)
 _LAPICQUE = Form(SNNTORCH_LAPICQUE, ("mem",), (0,), lapicque)
-_SYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, delayable=True)
+_SYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, delayable=True, direct=BETA_AND_ALPHA)
 _ALPHA = Form(SNNTORCH_ALPHA, ("syn_exc", "syn_inh", "mem"), (2, 0, 1), alpha_beta_tau)
-_RLEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, delayable=True, recurrent=True)
-_RSYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, recurrent=True)
+_RLEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, delayable=True, recurrent=True, direct=BETA)
+_RSYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, recurrent=True, direct=BETA_AND_ALPHA)
 
 
 class Leaky(snn.Leaky):

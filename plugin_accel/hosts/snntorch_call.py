@@ -40,6 +40,7 @@ class Form:
         delayable: Whether there is an option `reset_delay` that has an effect.
         recurrent: The layer's own spikes come back through its module `recurrent`.
         low: An input of 16 bits gives the same roundings when it is computed in fp32.
+        direct: Names of the parameters in the kernels' order, where they are the layer's own tensors as they are.
     """
 
     neuron: Neuron
@@ -50,6 +51,7 @@ class Form:
     delayable: bool = False
     recurrent: bool = False
     low: bool = False
+    direct: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> tuple[str, ...]:

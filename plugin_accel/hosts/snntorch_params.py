@@ -13,6 +13,10 @@ from torch import Tensor
 
 from plugin_accel.hosts.sequences import Refused
 
+BETA = ("beta", "threshold", "graded_spikes_factor")
+BETA_AND_ALPHA = (*BETA, "alpha")
+"""For `Form.direct`."""
+
 Params = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
