@@ -25,6 +25,7 @@ struct Param {
 struct Flags {
   double max_spikes;  // MultiSpike's bound, infinity for none
   bool clamp;         // bound the membrane from below
+  bool narrow;        // fp64: a spike times a shared parameter is rounded to fp32
 };
 
 struct Problem {

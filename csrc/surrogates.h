@@ -1,6 +1,7 @@
 // Surrogate gradients d spike / d v as functors, one table. `prepare` does what depends on the threshold alone.
-// Formulas: sinabs/activation/surrogate_gradient_fn.py @ 3.1.3 (v: membrane before the reset, th: threshold, d = v -
-// th).
+// v: membrane before the reset, th: threshold, d = v - th.
+// Formulas: the first five sinabs/activation/surrogate_gradient_fn.py @ 3.1.3, the others snntorch/surrogate.py
+// @ 1.0.0.
 #pragma once
 
 enum SurrogateKind {
@@ -10,6 +11,13 @@ enum SurrogateKind {
   kHeaviside = 3,
   kGaussian = 4,
   kMultiGaussian = 5,
+  kConstant = 6,
+  kTriangular = 7,
+  kFastSigmoid = 8,
+  kAtan = 9,
+  kAboveThreshold = 10,
+  kSigmoid = 11,
+  kSpikeRateEscape = 12,
 };
 
 // q: width, scale.  scale / (th*width) * exp(-|d| / (th*width))
@@ -92,5 +100,84 @@ struct MultiGaussian {
     const R d = v - th, wide = a / (q[3] * q[3]), norm = b / q[3];
     return (R(1) + q[2]) * gaussian_(d, q[0], a, b) - q[2] * gaussian_(d, q[1], wide, norm) -
            q[2] * gaussian_(d, -q[1], wide, norm);
+  }
+};
+
+// Surrogates without anything to prepare.
+struct Plain {
+  template <class R>
+  PA_HD static void prepare(R, const R*, R& a, R& b) {
+    a = b = R(0);
+  }
+};
+
+// q: value.  A straight-through estimator, or no gradient at all
+struct Constant : Plain {
+  static constexpr int kKind = kConstant;
+  template <class R>
+  PA_HD static R eval(R, R, const R* q, R, R) {
+    return q[0];
+  }
+};
+
+// q: height.  height below th, -height from there on
+struct Triangular : Plain {
+  static constexpr int kKind = kTriangular;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    return v - th >= R(0) ? -q[0] : q[0];
+  }
+};
+
+// q: slope, bound (minus infinity: none).  1[d > bound] / (slope |d| + 1)^2
+struct FastSigmoid : Plain {
+  static constexpr int kKind = kFastSigmoid;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    const R d = v - th, n = q[0] * abs_(d) + R(1);
+    return d > q[1] ? R(1) / (n * n) : R(0);
+  }
+};
+
+// q: width.  width / 2 / (1 + (pi/2 width d)^2)
+struct Atan {
+  static constexpr int kKind = kAtan;
+  template <class R>
+  PA_HD static void prepare(R, const R* q, R& a, R& b) {
+    a = q[0] / R(2);
+    b = R(1.57079632679489661923) * q[0];
+  }
+  template <class R>
+  PA_HD static R eval(R v, R th, const R*, R a, R b) {
+    const R d = b * (v - th);
+    return a / (R(1) + d * d);
+  }
+};
+
+// 1[d > 0]
+struct AboveThreshold : Plain {
+  static constexpr int kKind = kAboveThreshold;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R*, R, R) {
+    return v - th > R(0) ? R(1) : R(0);
+  }
+};
+
+// q: slope.  e / (e + 1)^2 slope with e = exp(-slope d); NaN where e overflows, as the host's
+struct Sigmoid : Plain {
+  static constexpr int kKind = kSigmoid;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    const R e = exp_(-(q[0] * (v - th))), n = e + R(1);
+    return e / (n * n) * q[0];
+  }
+};
+
+// q: steepness, height.  height exp(-steepness |d - 1|)
+struct SpikeRateEscape : Plain {
+  static constexpr int kKind = kSpikeRateEscape;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    return q[1] * exp_(-(q[0] * abs_(v - th - R(1))));
   }
 };

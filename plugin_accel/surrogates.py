@@ -47,6 +47,36 @@ def _multi_gaussian(v: Tensor, th: Tensor, mu: float, sigma: float, h: float, s:
     return ((1 + h) * _gaussian(d, mu, sigma) - h * wide) * scale
 
 
+def _constant(v: Tensor, th: Tensor, value: float) -> Tensor:
+    return torch.full_like(v, value)
+
+
+def _triangular(v: Tensor, th: Tensor, height: float) -> Tensor:
+    return torch.where(v - th >= 0, -height, height).to(v.dtype)
+
+
+def _fast_sigmoid(v: Tensor, th: Tensor, slope: float, bound: float) -> Tensor:
+    d = v - th
+    return (d > bound).to(v.dtype) / (slope * torch.abs(d) + 1) ** 2
+
+
+def _atan(v: Tensor, th: Tensor, width: float) -> Tensor:
+    return width / 2 / (1 + (math.pi / 2 * width * (v - th)) ** 2)
+
+
+def _above_threshold(v: Tensor, th: Tensor) -> Tensor:
+    return (v - th > 0).to(v.dtype)
+
+
+def _sigmoid(v: Tensor, th: Tensor, slope: float) -> Tensor:
+    e = torch.exp(-slope * (v - th))
+    return e / (e + 1) ** 2 * slope
+
+
+def _spike_rate_escape(v: Tensor, th: Tensor, steepness: float, height: float) -> Tensor:
+    return height * torch.exp(-steepness * torch.abs(v - th - 1))
+
+
 # name: (number in csrc/surrogates.h, number of parameters, formula)
 _TABLE: dict[str, tuple[int, int, Callable[..., Tensor]]] = {
     "single_exponential": (1, 2, _single_exponential),
@@ -54,6 +84,13 @@ _TABLE: dict[str, tuple[int, int, Callable[..., Tensor]]] = {
     "heaviside": (3, 1, _heaviside),
     "gaussian": (4, 3, _gaussian_surrogate),
     "multi_gaussian": (5, 5, _multi_gaussian),
+    "constant": (6, 1, _constant),
+    "triangular": (7, 1, _triangular),
+    "fast_sigmoid": (8, 2, _fast_sigmoid),
+    "atan": (9, 1, _atan),
+    "above_threshold": (10, 0, _above_threshold),
+    "sigmoid": (11, 1, _sigmoid),
+    "spike_rate_escape": (12, 2, _spike_rate_escape),
 }
 
 PRECOMPUTED = (0, *(0.0,) * MAX_PARAMS)
@@ -72,6 +109,16 @@ class Surrogate:
     - `gaussian` (mu, sigma, scale): N(d; mu, sigma) scale
     - `multi_gaussian` (mu, sigma, h, s, scale):
       ((1 + h) N(d; mu, sigma) - h N(d; sigma, s sigma) - h N(d; -sigma, s sigma)) scale
+
+    and (source: snntorch/surrogate.py @ 1.0.0):
+
+    - `constant` (value): value; 1 is a straight-through estimator, 0 no gradient
+    - `triangular` (height): height below the threshold, -height from there on
+    - `fast_sigmoid` (slope, bound): 1[d > bound] / (slope |d| + 1)^2; bound -inf for none
+    - `atan` (width): width / 2 / (1 + (pi/2 width d)^2)
+    - `above_threshold` (): 1[d > 0]
+    - `sigmoid` (slope): e / (e + 1)^2 slope with e = exp(-slope d); NaN where e overflows
+    - `spike_rate_escape` (steepness, height): height exp(-steepness |d - 1|)
     """
 
     name: str

@@ -7,32 +7,13 @@
 #include <stdexcept>
 
 #include "dispatch.h"
+#include "parse.h"
 #include "pool.h"
+#include "step.h"
 
 namespace py = pybind11;
 
 namespace {
-
-int64_t integer(PyObject* o) {
-  const long long v = PyLong_AsLongLong(o);
-  if (v == -1 && PyErr_Occurred()) throw py::error_already_set();
-  return v;
-}
-
-void* address(PyObject* o) {
-  void* p = PyLong_AsVoidPtr(o);
-  if (!p && PyErr_Occurred()) throw py::error_already_set();
-  return p;
-}
-
-// A tuple of exactly `size` items (any size if negative).
-PyObject* tuple(const py::handle& h, Py_ssize_t size) {
-  if (!PyTuple_Check(h.ptr()) || (size >= 0 && PyTuple_GET_SIZE(h.ptr()) != size))
-    throw py::type_error("kernel call: expected a tuple of " + std::to_string(size) + " items");
-  return h.ptr();
-}
-
-PyObject* item(PyObject* t, Py_ssize_t i) { return PyTuple_GET_ITEM(t, i); }
 
 // None or (address, outer stride, time stride, inner stride)
 Stream stream(const py::handle& h) {
@@ -49,14 +30,7 @@ void each(const py::handle& h, T* to, int most, const Parse& parse) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(t); ++i) to[i] = parse(py::handle(item(t, i)));
 }
 
-// variant: (neuron, fp64, synapse, spike, reset)
-Variant variant(const py::handle& h) {
-  PyObject* t = tuple(h, 5);
-  return {static_cast<int>(integer(item(t, 0))), integer(item(t, 1)) != 0, integer(item(t, 2)) != 0,
-          static_cast<int>(integer(item(t, 3))), static_cast<int>(integer(item(t, 4)))};
-}
-
-// What forward and backward share. shape: (outer, time, inner); flags: (max_spikes, clamp);
+// What forward and backward share. shape: (outer, time, inner); flags: (max_spikes, clamp, narrow);
 // params: None or (address, outer stride, inner stride) each; first: addresses, 0 for zeros
 Problem problem(const py::handle& shape, const py::handle& flags, const py::handle& params, const py::handle& x,
                 const py::handle& kept, const py::handle& first) {
@@ -65,10 +39,7 @@ Problem problem(const py::handle& shape, const py::handle& flags, const py::hand
   p.outer = integer(item(s, 0));
   p.time = integer(item(s, 1));
   p.inner = integer(item(s, 2));
-  PyObject* f = tuple(flags, 2);
-  p.flags.max_spikes = PyFloat_AsDouble(item(f, 0));
-  if (PyErr_Occurred()) throw py::error_already_set();
-  p.flags.clamp = integer(item(f, 1)) != 0;
+  p.flags = parse_flags(flags);
   each(params, p.param, kMaxParams, [](const py::handle& h) -> Param {
     if (h.is_none()) return {nullptr, 0, 0};
     PyObject* t = tuple(h, 3);
@@ -83,7 +54,7 @@ Problem problem(const py::handle& shape, const py::handle& flags, const py::hand
 void forward(const py::handle& kind, const py::handle& shape, const py::handle& flags, const py::handle& params,
              const py::handle& x, const py::handle& kept, const py::handle& first, const py::handle& out,
              const py::handle& record, const py::handle& last, const py::handle& mean, int threads) {
-  const Variant v = variant(kind);
+  const Variant v = parse_variant(kind);
   Problem p = problem(shape, flags, params, x, kept, first);
   p.out = stream(out);
   each(record, p.record, kMaxStates, stream);
@@ -99,14 +70,9 @@ void backward(const py::handle& kind, const py::handle& shape, const py::handle&
               const py::handle& dspike, const py::handle& g_out, const py::handle& g_kept, const py::handle& g_record,
               const py::handle& g_last, double g_mean, const py::handle& g_x, const py::handle& g_first,
               const py::handle& wanted, int threads) {
-  const Variant v = variant(kind);
+  const Variant v = parse_variant(kind);
   Problem p = problem(shape, flags, params, x, kept, first);
-  PyObject* s = tuple(surrogate, 1 + kMaxSurrogateParams);
-  p.surrogate = static_cast<int>(integer(item(s, 0)));
-  for (int i = 0; i < kMaxSurrogateParams; ++i) {
-    p.surrogate_param[i] = PyFloat_AsDouble(item(s, i + 1));
-    if (PyErr_Occurred()) throw py::error_already_set();
-  }
+  parse_surrogate(surrogate, p);
   p.dspike = stream(dspike);
   p.g_out = stream(g_out);
   p.g_kept = stream(g_kept);
@@ -208,6 +174,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("forward", &forward);
   m.def("backward", &backward);
   m.def("empty", &empty);
+  bind_step(m);
   m.def("isa", &isa, "the instruction set in use");
   m.def("isas", &usable_isas, "those this machine can run, slowest first");
   m.def("set_isa", &set_isa);

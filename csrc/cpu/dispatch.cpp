@@ -189,7 +189,7 @@ bool openmp() {
 const Kernels& find(const Variant& v) {
   for (int i = chosen().load(); i >= 0; --i)  // a set leaves out what an older one does as well
     if (const Kernels* k = isas()[static_cast<size_t>(i)].find(v)) return *k;
-  throw std::invalid_argument("neuron variant: expected one of the compiled steps; check spike and synapse flags");
+  throw std::invalid_argument("neuron variant: expected one of the compiled steps; check its options");
 }
 
 void run_forward(const Variant& v, Problem p, int threads, void* mean) {
@@ -208,7 +208,7 @@ void run_forward(const Variant& v, Problem p, int threads, void* mean) {
   }
   if (!mean) return;
   const double average = ordered_sum(p.column_sum, columns) / static_cast<double>(columns * p.time);  // NaN if empty
-  if (v.fp64 && v.spike == kNoSpike)
+  if (v.fp64 && !k.spikes)
     *static_cast<double*>(mean) = average;
   else
     *static_cast<float*>(mean) = static_cast<float>(average);
@@ -234,12 +234,12 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
     p.stream = exceeds_cache(p, 1, k.element_bytes);
     int64_t limit = kTileColumns;
     const size_t column_bytes = static_cast<size_t>(p.time) * static_cast<size_t>(k.states) * k.element_bytes;
-    if (k.replay && column_bytes > 0)
+    if (k.replay[level] && column_bytes > 0)
       limit = std::clamp<int64_t>(static_cast<int64_t>(kScratchBytes / column_bytes) / 16 * 16, 16, limit);
     const Plan cut = plan(p, threads, limit);
     const size_t ws_bytes = (k.workspace_bytes + 4095) / 4096 * 4096;
     const size_t scratch_bytes =
-        k.replay ? (column_bytes * static_cast<size_t>(cut.width * cut.outers) + 4095) / 4096 * 4096 : 0;
+        k.replay[level] ? (column_bytes * static_cast<size_t>(cut.width * cut.outers) + 4095) / 4096 * 4096 : 0;
     const size_t each = ws_bytes + scratch_bytes;
     const Block memory(each * static_cast<size_t>(cut.threads));
     each_tile(cut, [&](int64_t i, int thread) {

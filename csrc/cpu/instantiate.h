@@ -15,6 +15,8 @@ namespace PA_ISA {
 #include "../surrogates.h"
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
+#include "../neurons/snntorch_alpha.h"
+#include "../neurons/snntorch_synaptic.h"
 // clang-format on
 #include "tile.h"
 
@@ -30,19 +32,31 @@ struct Entry {
   static void backward(const Problem& p, const TileIndex& i, void* workspace, void* scratch, int sums) {
     auto& ws = *static_cast<Workspace<R>*>(workspace);
     R* room = static_cast<R*>(scratch);
-    if constexpr (sizeof(R) == sizeof(float) && !PA_ONE_BACKWARD) {
+    if constexpr (kBySums) {
       if (sums == kNoSums) return backward_tile<Step, kNoSums>(p, tile_of(i), ws, room);
-      if (sums == kDecaySums) return backward_tile<Step, kDecaySums>(p, tile_of(i), ws, room);
+      if (Step::kMostSums != kDecaySums && sums == kDecaySums)
+        return backward_tile<Step, kDecaySums>(p, tile_of(i), ws, room);
     }
-    backward_tile<Step, kAllSums>(p, tile_of(i), ws, room);
+    backward_tile<Step, Step::kMostSums>(p, tile_of(i), ws, room);
   }
-  static constexpr Kernels kernels = {forward,       backward,      Step::kStates,        Step::kParams,
-                                      Step::kDecays, Step::kReplay, sizeof(Workspace<R>), sizeof(R)};
+  static constexpr bool kBySums = sizeof(R) == sizeof(float) && !PA_ONE_BACKWARD;
+  static constexpr bool replays(int sums) { return Step::replays(kBySums ? sums : int{Step::kMostSums}); }
+  static constexpr Kernels kernels = {forward,
+                                      backward,
+                                      Step::kStates,
+                                      Step::kParams,
+                                      Step::kDecays,
+                                      Step::kSpike != kNoSpike,
+                                      {replays(kNoSums), replays(kDecaySums), replays(kAllSums)},
+                                      sizeof(Workspace<R>),
+                                      sizeof(R)};
 };
 
+// sinabs: spike and reset
+
 template <template <class, bool, int, int> class Step, class R, bool Synapse, int Spike>
-const Kernels* with_reset(const Variant& v) {
-  switch (v.reset) {
+const Kernels* sinabs_reset(int reset) {
+  switch (reset) {
     case kSubtractThreshold:
       return &Entry<Step<R, Synapse, Spike, kSubtractThreshold>>::kernels;
     case kSubtract:
@@ -54,27 +68,79 @@ const Kernels* with_reset(const Variant& v) {
 }
 
 template <template <class, bool, int, int> class Step, class R, bool Synapse>
-const Kernels* with_spike(const Variant& v) {
-  if (v.spike == kSingleSpike) return with_reset<Step, R, Synapse, kSingleSpike>(v);
-  if (v.spike == kMultiSpike) return with_reset<Step, R, Synapse, kMultiSpike>(v);
+const Kernels* sinabs_spike(int spike, int reset) {
+  if (spike == kSingleSpike) return sinabs_reset<Step, R, Synapse, kSingleSpike>(reset);
+  if (spike == kMultiSpike) return sinabs_reset<Step, R, Synapse, kMultiSpike>(reset);
   return nullptr;
 }
 
 template <class R>
-const Kernels* with_neuron(const Variant& v) {
+const Kernels* sinabs(const Variant& v) {
+  const bool synapse = v.options[0] != 0;
+  const int spike = v.options[1], reset = v.options[2];
   if (v.neuron == kSinabsAlif)
-    return v.synapse ? with_spike<SinabsAlif, R, true>(v) : with_spike<SinabsAlif, R, false>(v);
-  if (v.neuron != kSinabsLif) return nullptr;
-  if (v.spike == kNoSpike)  // ExpLeak: never a synapse
-    return v.synapse ? nullptr : &Entry<SinabsLif<R, false, kNoSpike, kSubtractThreshold>>::kernels;
-  return v.synapse ? with_spike<SinabsLif, R, true>(v) : with_spike<SinabsLif, R, false>(v);
+    return synapse ? sinabs_spike<SinabsAlif, R, true>(spike, reset) : sinabs_spike<SinabsAlif, R, false>(spike, reset);
+  if (spike == kNoSpike)  // ExpLeak: never a synapse
+    return synapse ? nullptr : &Entry<SinabsLif<R, false, kNoSpike, kSubtractThreshold>>::kernels;
+  return synapse ? sinabs_spike<SinabsLif, R, true>(spike, reset) : sinabs_spike<SinabsLif, R, false>(spike, reset);
+}
+
+// snnTorch: reset and delay
+
+template <class R, int Reset, bool Delay>
+using SnnLeakyStep = SnnLeaky<R, Reset, Delay, false>;
+template <class R, int Reset, bool Delay>
+using SnnLapicqueStep = SnnLeaky<R, Reset, Delay, true>;
+
+template <template <class, int, bool> class Step, class R>
+const Kernels* snn_delayed(int reset) {
+  switch (reset) {
+    case kSnnSubtract:
+      return &Entry<Step<R, kSnnSubtract, true>>::kernels;
+    case kSnnZeroAfter:
+      return &Entry<Step<R, kSnnZeroAfter, true>>::kernels;
+    case kSnnNone:
+      return &Entry<Step<R, kSnnNone, true>>::kernels;
+  }
+  return nullptr;
+}
+
+template <template <class, int, bool> class Step, class R>
+const Kernels* snn_either(int reset, bool delay) {
+  if (delay) return snn_delayed<Step, R>(reset);
+  if (reset == kSnnSubtract) return &Entry<Step<R, kSnnSubtract, false>>::kernels;
+  return reset == kSnnZeroAfter ? &Entry<Step<R, kSnnZeroAfter, false>>::kernels : nullptr;
+}
+
+template <class R>
+const Kernels* snn(const Variant& v) {
+  const int reset = v.options[0];
+  const bool delay = v.options[1] != 0;
+  switch (v.neuron) {
+    case kSnnLeaky:
+      if (reset != kSnnZero) return snn_either<SnnLeakyStep, R>(reset, delay);
+      return delay ? &Entry<SnnLeakyStep<R, kSnnZero, true>>::kernels
+                   : &Entry<SnnLeakyStep<R, kSnnZero, false>>::kernels;
+    case kSnnLapicque:
+      return delay ? snn_delayed<SnnLapicqueStep, R>(reset) : nullptr;
+    case kSnnSynaptic:
+      return snn_either<SnnSynaptic, R>(reset, delay);
+    case kSnnAlpha:
+      return delay ? snn_delayed<SnnAlpha, R>(reset) : nullptr;
+  }
+  return nullptr;
+}
+
+template <class R>
+const Kernels* family(const Variant& v) {
+  return v.neuron == kSinabsLif || v.neuron == kSinabsAlif ? sinabs<R>(v) : snn<R>(v);
 }
 
 inline const Kernels* find(const Variant& v) {
 #if PA_FP64
-  if (v.fp64) return with_neuron<double>(v);
+  if (v.fp64) return family<double>(v);
 #endif
-  return v.fp64 ? nullptr : with_neuron<float>(v);
+  return v.fp64 ? nullptr : family<float>(v);
 }
 
 }  // namespace PA_ISA

@@ -4,13 +4,15 @@
 
 #include "../problem.h"
 
-enum NeuronKind { kSinabsLif = 0, kSinabsAlif = 1 };
+enum NeuronKind { kSinabsLif, kSinabsAlif, kSnnLeaky, kSnnLapicque, kSnnSynaptic, kSnnAlpha };
 
-// What is decided at compile time for one neuron.
+// What is decided at compile time for one neuron. options, by family:
+//   sinabs    synapse (0, 1), SpikeKind, ResetKind
+//   snnTorch  SnnReset, delay (0, 1), unused
 struct Variant {
   int neuron;
-  bool fp64, synapse;
-  int spike, reset;
+  bool fp64;
+  int options[3];
 };
 
 struct TileIndex {
@@ -22,7 +24,8 @@ struct Kernels {
   void (*forward)(const Problem&, const TileIndex&, void* workspace);
   void (*backward)(const Problem&, const TileIndex&, void* workspace, void* scratch, int sums);
   int states, params, decays;
-  bool replay;  // backward needs scratch for the states before each step
+  bool spikes;     // out is spikes, which the hosts keep in fp32
+  bool replay[3];  // by Sums: backward needs scratch for the states before each step
   size_t workspace_bytes, element_bytes;
 };
 

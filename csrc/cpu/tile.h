@@ -97,7 +97,8 @@ __attribute__((noinline)) void load_params(const Problem& p, int count, int min_
     const Param& q = p.param[k];
     R* row = ws.param[k].v;
     if (!q.data) {
-      for (int j = 0; j < tile.columns(); ++j) row[j] = k == min_v ? R(kUnbounded) : R(0);
+      // -0.0: adding it changes nothing, not even the sign of a zero
+      for (int j = 0; j < tile.columns(); ++j) row[j] = k == min_v ? R(kUnbounded) : R(-0.0);
       continue;
     }
     const R* base = static_cast<const R*>(q.data) + tile.first_outer * q.outer + tile.first_inner * q.inner;
@@ -175,6 +176,12 @@ constexpr int summed() {
   return Sums == kNoSums ? 0 : Sums == kDecaySums ? Step::kDecays : static_cast<int>(Step::kParams);
 }
 
+// Whether the state before the step is rebuilt from `kept` alone, without a replay.
+template <class Step, int Sums>
+constexpr bool reads_before() {
+  return !Step::replays(Sums) && (Sums != kNoSums || Step::kReadsBefore);
+}
+
 // What a backward column reads beside the workspace: rows of the step at hand.
 template <class R>
 struct BackwardRows {
@@ -212,9 +219,9 @@ PA_HD void fused_column(Workspace<R>& ws, int j, const Flags& f, BackwardRows<R>
   using F = typename Step::Surrogate;
   R s[Step::kStates] = {}, q[Step::kParams], sg = R(0);
   PA_EACH(k, Step::kParams) q[k] = k == Step::MinV ? R(kUnbounded) : ws.param[k].v[j];
-  if constexpr (Step::kReplay) {
+  if constexpr (Step::replays(Sums)) {
     PA_EACH(k, Step::kStates) s[k] = r.before.row[k][j];
-  } else if constexpr (Sums != kNoSums) {
+  } else if constexpr (reads_before<Step, Sums>()) {
     R out, unclamped;
     s[0] = Step::settle(r.kept_before[j], q, f, out, unclamped);
   }
@@ -284,6 +291,20 @@ void with_surrogate(int kind, const Call& f) {
       return f(Gaussian{});
     case kMultiGaussian:
       return f(MultiGaussian{});
+    case kConstant:
+      return f(Constant{});
+    case kTriangular:
+      return f(Triangular{});
+    case kFastSigmoid:
+      return f(FastSigmoid{});
+    case kAtan:
+      return f(Atan{});
+    case kAboveThreshold:
+      return f(AboveThreshold{});
+    case kSigmoid:
+      return f(Sigmoid{});
+    case kSpikeRateEscape:
+      return f(SpikeRateEscape{});
   }
 }
 
@@ -321,7 +342,7 @@ template <class Step, int Sums, class R = typename Step::Real>
 void backward_by_loops(const Problem& p, const Tile& tile, Workspace<R>& ws, int64_t t, BackwardRows<R> r, const R* q) {
   const int n = tile.columns();
   const Flags f = p.flags;
-  if constexpr (!Step::kReplay && Sums != kNoSums) {
+  if constexpr (reads_before<Step, Sums>()) {
     if (t == 0) {
       load_columns(p, p.first[0], tile, ws.before[0].v);
     } else {
@@ -349,6 +370,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
   const int n = tile.columns();
   const Flags f = p.flags;
   constexpr int sums = summed<Step, Sums>();
+  constexpr bool replays = Step::replays(Sums), reads = reads_before<Step, Sums>();
   // fp64 is for checking: there the loops do
   constexpr bool can_fuse = sizeof(R) == sizeof(float);
   const bool fuse = !f.clamp && (Step::kSpike == kNoSpike || p.surrogate == Step::Surrogate::kKind);
@@ -356,7 +378,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
   R q[kMaxSurrogateParams];
   for (int k = 0; k < kMaxSurrogateParams; ++k) q[k] = static_cast<R>(p.surrogate_param[k]);
   load_params(p, Step::kParams, Step::MinV, tile, ws);
-  if (Step::kReplay) replay_tile<Step>(p, tile, ws, scratch);
+  if constexpr (replays) replay_tile<Step>(p, tile, ws, scratch);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.g_last[k], tile, ws.g[k].v);
   for (int k = 0; k < sums; ++k) clear(ws.sum[k].v, ws.sums[k].v, n);
   clear(ws.total.v, ws.totals.v, n);
@@ -377,12 +399,11 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
     prefetch_row<R>(p.g_out, tile, p, t - 2);
     r.x = read_row<R>(p.x, tile, t, ws.x.v);
     r.kept = read_row<R>(p.kept, tile, t, ws.kept.v);
-    r.kept_before =
-        !Step::kReplay && Sums != kNoSums && t > 0 ? read_row<R>(p.kept, tile, t - 1, ws.record.v) : nullptr;
+    r.kept_before = reads && t > 0 ? read_row<R>(p.kept, tile, t - 1, ws.record.v) : nullptr;
     r.g_out = read_row<R>(p.g_out, tile, t, ws.g_out.v);
     r.g_kept = read_row<R>(p.g_kept, tile, t, ws.g_kept.v);
     r.g_x = constant_x ? ws.g_x.v : open_row<R>(p, p.g_x, tile, t, ws.g_x.v);
-    if (Step::kReplay)
+    if (replays)
       for (int k = 0; k < Step::kStates; ++k) r.before.row[k] = scratch + (t * Step::kStates + k) * n;
     for (int k = 0; k < Step::kStates; ++k) {
       if (!p.g_record[k].data) continue;
@@ -392,7 +413,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
 
     bool done = false;
     if constexpr (can_fuse) {
-      if (fuse && (t > 0 || Step::kReplay || Sums == kNoSums)) {
+      if (fuse && (t > 0 || !reads)) {
 #pragma omp simd
         for (int j = 0; j < n; ++j) fused_column<Step, Sums>(ws, j, f, r, q);
         done = true;

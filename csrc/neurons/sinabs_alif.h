@@ -24,8 +24,10 @@ struct SinabsAlif {
   enum Param { AlphaMem, Gain, AlphaSyn, AlphaAdapt, GainAdapt, B0, AdaptScale, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 3 : 2;
   static constexpr int kDecays = 5;  // parameters that come first: those that train most often
+  static constexpr int kMostSums = kAllSums;
   static constexpr int kSpike = Spike;
-  static constexpr bool kReplay = true;  // b and i cannot be rebuilt from `kept` alone
+  static constexpr bool replays(int) { return true; }  // b and i cannot be rebuilt from `kept` alone
+  static constexpr bool kReadsBefore = false;
   static constexpr bool kThresholdVaries = true;
 
   PA_HD static R threshold(const R* s, const R* p, const Flags&) {

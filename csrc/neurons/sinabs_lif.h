@@ -22,8 +22,10 @@ struct SinabsLif {
   enum Param { AlphaMem, Gain, AlphaSyn, Threshold, ResetValue, MinV, kParams };
   static constexpr int kStates = Synapse ? 2 : 1;
   static constexpr int kDecays = Synapse ? 3 : 2;  // parameters that come first: those that train most often
+  static constexpr int kMostSums = kAllSums;
   static constexpr int kSpike = Spike;
-  static constexpr bool kReplay = Synapse;  // the current cannot be rebuilt from `kept`
+  static constexpr bool replays(int) { return Synapse; }  // the current cannot be rebuilt from `kept`
+  static constexpr bool kReadsBefore = false;
   static constexpr bool kThresholdVaries = false;
 
   PA_HD static R threshold(const R*, const R* p, const Flags&) { return p[Threshold]; }

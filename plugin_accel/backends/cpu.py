@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
+from plugin_accel.backends import cpu_step
 from plugin_accel.errors import InputError
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import Layout, layout_of
+from plugin_accel.neurons.prepared import PreparedStep
 
 _CPU = torch.device("cpu")  # named at every allocation: the default device of the context may be another
 _POOLED_BYTES = 1 << 16  # below this a fresh allocation costs no page fault worth saving
@@ -74,7 +76,7 @@ class _Static(NamedTuple):
     """What a configuration means to the kernels."""
 
     variant: tuple[int, ...]
-    flags: tuple[float, int]
+    flags: tuple[float, int, int]
     slots: tuple[int | None, ...]
     """For each parameter of the step header, its position in the call's parameters."""
     spikes: torch.dtype
@@ -87,9 +89,14 @@ def _static(neuron: Neuron, config: Config, dtype: torch.dtype) -> _Static:
     names = neuron.params(config)
     slots = tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
     # the hosts' spikes are fp32 whatever the input
-    spikes = dtype if config.spike == "none" else torch.float32
+    spikes = torch.float32 if config.spiking else dtype
     variant = (neuron.index, int(dtype is torch.float64), *config.packed_variant)
     return _Static(variant, config.packed_flags, slots, spikes, torch.empty((), dtype=spikes, device=_CPU))
+
+
+def _alike(neuron: Neuron, config: Config, wanted: Sequence[bool]) -> list[bool]:
+    """Which wanted gradients of parameters are the input's own."""
+    return [want and n in neuron.summed_inputs for n, want in zip(neuron.params(config), wanted, strict=True)]
 
 
 class _Param:
@@ -110,7 +117,7 @@ class _Param:
         k = layout.outer_dims
         self.by_outer = any(s != 0 and n != 1 for s, n in zip(full.stride()[:k], full.shape[:k], strict=True))
         self.by_inner = any(s != 0 and n != 1 for s, n in zip(full.stride()[k:], full.shape[k:], strict=True))
-        self.shape: tuple[int, ...] = (full.shape if self.by_outer else (1,) * k + full.shape[k:]) if self.by_inner else full.shape[:k]
+        self.shape: tuple[int, ...] = full.shape if self.by_outer else (1,) * k + full.shape[k:]
         self.strides = layout.state_strides if self.by_inner else ()
         if not self.by_inner:
             self.shape = (*full.shape[:k], *(1,) * (full.dim() - k))
@@ -182,7 +189,7 @@ class CpuBackend:
         kept = _sequence(layout, dtype) if keep else None
         records = tuple([_sequence(layout, dtype) for _ in first]) if record else ()
         last = tuple([_state(layout, dtype) for _ in first])
-        mean = torch.empty_like(scalar)
+        mean = torch.empty_like(scalar) if neuron.averages else None
         _C.forward(
             variant,
             layout.sizes,
@@ -194,7 +201,7 @@ class CpuBackend:
             (out.data_ptr(), *rows),
             tuple([(r.data_ptr(), *rows) for r in records]),
             tuple([s.data_ptr() for s in last]),
-            mean.data_ptr(),
+            0 if mean is None else mean.data_ptr(),
             torch.get_num_threads(),
         )
         return Result(out if spikes is dtype else out.to(spikes), mean, last, kept, records)
@@ -232,11 +239,12 @@ class CpuBackend:
         arguments = [
             (p.data_ptr(), 0, 0) if v is None else v.argument for p, v in zip(saved.params, views, strict=True)
         ]
-        g_x = _sequence(layout, dtype) if wanted.x else None
+        alike = _alike(neuron, config, wanted.params) if neuron.summed_inputs else (False,) * len(views)
+        g_x = _sequence(layout, dtype) if wanted.x or any(alike) else None
         g_first = tuple([_state(layout, dtype) if want else None for want in wanted.first])
         g_params = [
-            None if not want else torch.empty_like(p) if v is None else v.gradient()
-            for p, v, want in zip(saved.params, views, wanted.params, strict=True)
+            None if not want or same else torch.empty_like(p) if v is None else v.gradient()
+            for p, v, want, same in zip(saved.params, views, wanted.params, alike, strict=True)
         ]
         variant, flags, slots, _, _ = _static(neuron, config, dtype)
         targets: list[tuple[int, int, int] | None] = [None] * len(slots)
@@ -269,11 +277,15 @@ class CpuBackend:
             g_first,
             tuple(
                 [
-                    g if g is None or v is None or g.shape == v.target else g.sum_to_size(v.target)
-                    for g, v in zip(g_params, views, strict=True)
+                    g_x if same else g if g is None or v is None or g.shape == v.target else g.sum_to_size(v.target)
+                    for g, v, same in zip(g_params, views, alike, strict=True)
                 ]
             ),
         )
+
+    def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
+        """A single step to be called again and again; see `neurons.prepared`."""
+        return cpu_step.prepare(neuron, config, x, params, _static(neuron, config, x.dtype).slots)
 
 
 BACKEND = CpuBackend()

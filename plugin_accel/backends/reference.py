@@ -15,28 +15,24 @@ from plugin_accel.neurons.layout import stack, steps
 SpikeFn = Callable[[Tensor, Tensor], Tensor]
 
 
-def _generate(config: Config, v: Tensor, threshold: Tensor) -> Tensor:
-    """Spikes: single 1[v - th >= 0]; multi 1[v > 0] trunc(v / th), at most `max_spikes`."""
-    if config.spike == "single":
-        return (v - threshold >= 0).to(v.dtype)
-    spikes = (v > 0) * torch.div(v, threshold, rounding_mode="trunc")
-    return torch.clamp(spikes, max=config.max_spikes)
-
-
 class _Spike(torch.autograd.Function):
-    """Spikes whose gradient is `incoming * d spike / d v`; none to the threshold."""
+    """Spikes whose gradient is `incoming * d spike / d v`; that of the threshold, where it has one, the negative."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, threshold: Tensor, config: Config, dspike_dv: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, v: Tensor, threshold: Tensor, neuron: Neuron, config: Config, dspike_dv: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(v, threshold, dspike_dv)
-        ctx.config = config
-        return _generate(config, v, threshold)
+        ctx.neuron, ctx.config = neuron, config
+        return neuron.fire(config, v, threshold)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         v, threshold, dspike_dv = ctx.saved_tensors
         sg = ctx.config.surrogate(v, threshold) if dspike_dv is None else dspike_dv
-        return grads[0] * sg, None, None, None
+        g = grads[0] * sg
+        learns = ctx.neuron.threshold_learns and ctx.needs_input_grad[1]
+        return g, -g.sum_to_size(threshold.shape) if learns else None, None, None, None
 
 
 def _loop(
@@ -61,7 +57,7 @@ def _loop(
     for x_t, slope in zip(inputs, slopes, strict=True):
 
         def spike(v: Tensor, threshold: Tensor, slope: Tensor | None = slope) -> Tensor:
-            return _Spike.apply(v, threshold, config, slope)  # type: ignore[no-any-return, no-untyped-call]
+            return _Spike.apply(v, threshold, neuron, config, slope)  # type: ignore[no-any-return, no-untyped-call]
 
         spikes, w, state = neuron.step(config, state, x_t, named, spike)
         out.append(spikes)
@@ -111,8 +107,14 @@ class ReferenceBackend:
         """See `Kernels.forward`."""
         with torch.no_grad():
             out, kept, last, records = _loop(neuron, config, x, first, params)
-            spikes = out.float() if config.spike != "none" else out
-            return Result(spikes, spikes.mean(), last, kept if keep else None, records if record else ())
+            spikes = out.float() if config.spiking else out
+            return Result(
+                spikes,
+                spikes.mean() if neuron.averages else None,
+                last,
+                kept if keep else None,
+                records if record else (),
+            )
 
     def backward(
         self,

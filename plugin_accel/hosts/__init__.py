@@ -18,7 +18,9 @@ from plugin_accel.hookspecs import hookimpl
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SINABS", "FrameworkHost", "Host"]
+    from plugin_accel.hosts.sequences import SequenceFunction
+
+__all__ = ["SINABS", "SNNTORCH", "FrameworkHost", "Host"]
 
 
 @runtime_checkable
@@ -51,8 +53,9 @@ class Host(Protocol):
 class FrameworkHost:
     """A host whose knowledge lives in a module with ``classes()``, ``owns(module)`` and ``reasons(module)``.
 
-    The module may also have ``last_fallback(module)``, and ``neuron(module)``, which names the neuron that backends run
-    for a layer. While the framework is not imported, the module is not imported either and the host owns nothing.
+    The module may also have ``last_fallback(module)``; ``neuron(module)``, which names the neuron that backends run for
+    a layer; and ``sequence`` with ``has_sequence(module)``, see :mod:`plugin_accel.hosts.sequences`. While the
+    framework is not imported, the module is not imported either and the host owns nothing.
 
     Args:
         name: Name of the host.
@@ -117,6 +120,18 @@ class FrameworkHost:
         last_fallback = getattr(self._implementation(), "last_fallback", None)
         return None if last_fallback is None else last_fallback(module)
 
+    def sequence(self, module: nn.Module) -> SequenceFunction | None:
+        """What runs ``module`` over all time steps at once; see :mod:`plugin_accel.hosts.sequences`.
+
+        Returns:
+            The function, or ``None``: the host has none for this layer, or the layer is not converted.
+        """
+        offered = getattr(self._implementation(), "has_sequence", None)
+        if offered is None or not offered(module):
+            return None
+        function: SequenceFunction = self._implementation().sequence  # type: ignore[union-attr]
+        return function
+
     @hookimpl
     def plugin_accel_hosts(self) -> Iterable[Host]:
         """The entry point names this object itself, which is both the plugin and the host."""
@@ -125,3 +140,4 @@ class FrameworkHost:
 
 # Not named `sinabs`: importing the submodule of that name would replace it in this package.
 SINABS = FrameworkHost("sinabs", "sinabs", "plugin_accel.hosts.sinabs")
+SNNTORCH = FrameworkHost("snntorch", "snntorch", "plugin_accel.hosts.snntorch")

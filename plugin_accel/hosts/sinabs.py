@@ -16,9 +16,9 @@ from sinabs.layers import alif
 from torch import Tensor, nn
 
 from plugin_accel.hosts import sinabs_options
+from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_call import (
     Call,
-    Refused,
     StateShape,
     alif_call,
     lif_call,

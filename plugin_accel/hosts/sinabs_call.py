@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.hosts import sinabs_options as so
+from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, parameter
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuron, Result, ops, run_unchecked
 
@@ -28,10 +29,6 @@ _ONE = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (FP32, FP6
 _PLAIN = (Tensor, nn.Parameter)
 
 StateShape = tuple[int, ...]
-
-
-class Refused(Exception):
-    """This call is left to sinabs's own forward; the text says why. Nothing has been changed."""
 
 
 class Call(NamedTuple):

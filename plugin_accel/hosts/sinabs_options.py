@@ -14,7 +14,7 @@ import sinabs.layers as sl
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.neurons import Config
+from plugin_accel.neurons import SinabsConfig
 from plugin_accel.surrogates import Surrogate
 
 _SURROGATES: dict[type, tuple[str, Callable[[Any], Any]]] = {
@@ -31,9 +31,9 @@ class Options:
     """What a layer's constructor options mean for the kernels; compared by identity, made once per combination.
 
     Attributes:
-        spike: As in `Config`.
-        reset: As in `Config`.
-        max_spikes: As in `Config`.
+        spike: As in `SinabsConfig`.
+        reset: As in `SinabsConfig`.
+        max_spikes: As in `SinabsConfig`.
         surrogate: One with a kernel, or None: the layer's own callable is then evaluated in torch.
         reasons: Why sinabs's own forward must run; empty if the kernels can.
         key: Constants from which torch.compile finds these options again; empty for ExpLeak.
@@ -114,7 +114,7 @@ def _options(spike: Any, reset: Any, value: str, surrogate: str | None, values: 
     return Options("single" if spike == "single" else "multi", how, bound, named, tuple(reasons))
 
 
-def config(options: Options, synapse: bool, clamp: bool, time_dim: int) -> Config:
+def config(options: Options, synapse: bool, clamp: bool, time_dim: int) -> SinabsConfig:
     """The configuration of a call."""
     if torch.compiler.is_compiling():
         return _constant_config(options.key, synapse, clamp, time_dim)
@@ -122,8 +122,8 @@ def config(options: Options, synapse: bool, clamp: bool, time_dim: int) -> Confi
 
 
 @lru_cache(maxsize=1024)
-def _config(options: Options, synapse: bool, clamp: bool, time_dim: int) -> Config:
-    return Config(synapse, options.spike, options.reset, clamp, options.max_spikes, options.surrogate, time_dim)
+def _config(options: Options, synapse: bool, clamp: bool, time_dim: int) -> SinabsConfig:
+    return SinabsConfig(synapse, options.spike, options.reset, clamp, options.max_spikes, options.surrogate, time_dim)
 
 
 # While torch.compile traces, options and configurations are constants, found by a key of constants by which the
@@ -150,7 +150,7 @@ def _constant_options(key: tuple[Any, ...]) -> Options:
     return dataclasses.replace(_from_constants(*key), key=key)
 
 
-def _constant_config(key: tuple[Any, ...], synapse: bool, clamp: bool, time_dim: int) -> Config:
+def _constant_config(key: tuple[Any, ...], synapse: bool, clamp: bool, time_dim: int) -> SinabsConfig:
     made = _config(_from_constants(*key) if key else _EXP_LEAK, synapse, clamp, time_dim)
     assert made.encoded  # computed here, not in the compiled program
     return made

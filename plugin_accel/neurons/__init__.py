@@ -2,22 +2,19 @@
 
 from plugin_accel.neurons import ops
 from plugin_accel.neurons.config import Config
-from plugin_accel.neurons.neuron import (
-    Derived,
-    Gradients,
-    Incoming,
-    Kernels,
-    Neuron,
-    Result,
-    Saved,
-    Wanted,
-    run,
-    run_unchecked,
-)
+from plugin_accel.neurons.neuron import Derived, Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
+from plugin_accel.neurons.sequence import run, run_unchecked
 from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
+from plugin_accel.neurons.sinabs_config import SinabsConfig
 from plugin_accel.neurons.sinabs_lif import SINABS_LIF
+from plugin_accel.neurons.snntorch_alpha import SNNTORCH_ALPHA
+from plugin_accel.neurons.snntorch_config import SnnTorchConfig
+from plugin_accel.neurons.snntorch_leaky import SNNTORCH_LAPICQUE, SNNTORCH_LEAKY
+from plugin_accel.neurons.snntorch_synaptic import SNNTORCH_SYNAPTIC
 
-ALL: dict[str, Neuron] = {n.name: n for n in (SINABS_LIF, SINABS_ALIF)}
+_NEURONS = (SINABS_LIF, SINABS_ALIF, SNNTORCH_LEAKY, SNNTORCH_LAPICQUE, SNNTORCH_SYNAPTIC, SNNTORCH_ALPHA)
+
+ALL: dict[str, Neuron] = {n.name: n for n in _NEURONS}
 """Every neuron model by name."""
 
 for _neuron in ALL.values():
@@ -27,6 +24,10 @@ __all__ = [
     "ALL",
     "SINABS_ALIF",
     "SINABS_LIF",
+    "SNNTORCH_ALPHA",
+    "SNNTORCH_LAPICQUE",
+    "SNNTORCH_LEAKY",
+    "SNNTORCH_SYNAPTIC",
     "Config",
     "Derived",
     "Gradients",
@@ -35,6 +36,8 @@ __all__ = [
     "Neuron",
     "Result",
     "Saved",
+    "SinabsConfig",
+    "SnnTorchConfig",
     "Wanted",
     "ops",
     "run",

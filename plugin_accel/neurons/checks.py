@@ -147,5 +147,5 @@ def check_surrogate(config: Config) -> None:
     Raises:
         InputError: the configuration names no surrogate.
     """
-    if config.spike != "none" and config.surrogate is None:
+    if config.spiking and config.surrogate is None:
         raise InputError("surrogate: expected one in the configuration, got None; spikes have no gradient without it")

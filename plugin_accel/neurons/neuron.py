@@ -1,4 +1,4 @@
-"""A neuron as declared by its file, and what every neuron shares: one autograd function over any backend's kernels."""
+"""A neuron as declared by its file, and what passes between it, its autograd function and a backend's kernels."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
-from plugin_accel.neurons.checks import check_call, check_surrogate
 from plugin_accel.neurons.config import Config
-from plugin_accel.neurons.layout import steps
-from plugin_accel.surrogates import SurrogateFn
 
 
 class Result(NamedTuple):
@@ -20,8 +16,8 @@ class Result(NamedTuple):
 
     out: Tensor
     """Spikes (fp32, as the hosts), or the membrane of a neuron without spikes; shape of the input."""
-    mean: Tensor
-    """Mean of `out` over everything, 0-d, differentiable."""
+    mean: Tensor | None
+    """Mean of `out` over everything, 0-d, differentiable; None of a neuron that `averages` not."""
     last: tuple[Tensor, ...]
     """States after the last step, shape of the input without time; real tensors, never views."""
     kept: Tensor | None
@@ -112,18 +108,27 @@ class Kernels(Protocol):
 
 
 class Neuron(ABC):
-    """A neuron model: names, and one step in plain torch. Subclasses are stateless singletons."""
+    """A neuron model: names, and one step in plain torch. Subclasses are stateless singletons.
+
+    Their methods take a `config` of their own family's class.
+    """
 
     name: str
     index: int
     """Number of the kernels in csrc/cpu/kernels.h."""
+    averages: bool = False
+    """Whether its host wants the mean of the output with every call."""
+    threshold_learns: bool = False
+    """Whether the surrogate gives the threshold a gradient too: that of v, negative."""
+    summed_inputs: tuple[str, ...] = ()
+    """Parameters that are added to the input as it is, so that their gradient is the input's; for single steps."""
 
     @abstractmethod
-    def states(self, config: Config) -> tuple[str, ...]:
+    def states(self, config: Any) -> tuple[str, ...]:
         """Names of the states, in order."""
 
     @abstractmethod
-    def params(self, config: Config) -> tuple[str, ...]:
+    def params(self, config: Any) -> tuple[str, ...]:
         """Names of the parameters, in order."""
 
     @property
@@ -132,20 +137,28 @@ class Neuron(ABC):
         """All parameters in the order of the step header; those that a configuration lacks are left out there."""
 
     @abstractmethod
-    def replays(self, config: Config) -> bool:
+    def replays(self, config: Any) -> bool:
         """Whether backward runs forward again for states that `kept` does not determine."""
 
-    def reads_input(self, config: Config, params_wanted: Sequence[bool]) -> bool:
+    def reads_input(self, config: Any, params_wanted: Sequence[bool]) -> bool:
         """Whether backward reads the input, with these gradients of parameters wanted."""
         return self.replays(config) or any(params_wanted)
 
+    def reads_first(self, config: Any, params_wanted: Sequence[bool]) -> bool:
+        """Whether backward reads the states before the first step, with these gradients of parameters wanted."""
+        return self.replays(config) or any(params_wanted)
+
+    @abstractmethod
+    def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:
+        """Spikes, dtype of `v`, without a gradient."""
+
     @abstractmethod
     def step(
-        self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
+        self, config: Any, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One step in plain torch: (out, kept, state). `spike(v, threshold)` generates spikes with their gradient."""
 
-    def thresholds(self, config: Config, saved: Saved, records: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
+    def thresholds(self, config: Any, saved: Saved, records: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
         """Threshold in force: one tensor, or one per step; `records` as in `Result`."""
         return saved.params[self.params(config).index("threshold")]
 
@@ -153,189 +166,3 @@ class Neuron(ABC):
     def threshold_varies(self) -> bool:
         """Whether `thresholds` needs records."""
         return False
-
-
-def run(
-    neuron: Neuron,
-    kernels: Kernels,
-    config: Config,
-    x: Tensor,
-    first: Sequence[Tensor],
-    params: Sequence[Tensor],
-    *,
-    surrogate_fn: SurrogateFn | None = None,
-    keep: bool = False,
-    record: bool = False,
-) -> Result:
-    """Run a neuron over a sequence, differentiably.
-
-    Args:
-        neuron: The model.
-        kernels: A backend.
-        config: Static configuration.
-        x: Input, time at `config.time_dim`, fp32 or fp64.
-        first: States before the first step, shape of `x` without time.
-        params: As named by `neuron.params(config)`; 0-d, or broadcast against a state from the right.
-        surrogate_fn: Replaces `config.surrogate`: any callable (v, threshold) -> d spike / d v. It is called under
-            no_grad in backward, one step at a time and from the last step to the first, as the hosts call it.
-        keep: Also give back the membrane before the reset, differentiably.
-        record: Also give back every state after each step, differentiably.
-
-    Raises:
-        InputError: a tensor of another number, shape, dtype or device than the kernels read.
-    """
-    check_call(neuron, config, x, first, params)
-    if surrogate_fn is None and torch.is_grad_enabled() and _any_requires_grad(x, first, params):
-        check_surrogate(config)
-    return run_unchecked(neuron, kernels, config, x, first, params, surrogate_fn=surrogate_fn, keep=keep, record=record)
-
-
-def run_unchecked(
-    neuron: Neuron,
-    kernels: Kernels,
-    config: Config,
-    x: Tensor,
-    first: Sequence[Tensor],
-    params: Sequence[Tensor],
-    *,
-    surrogate_fn: SurrogateFn | None = None,
-    keep: bool = False,
-    record: bool = False,
-    derived: tuple[Derived, ...] = (),
-) -> Result:
-    """`run` for callers that have established what it checks: wrong shapes here read and write foreign memory.
-
-    `derived`: time constants that get a gradient through parameters which are given as plain values.
-    """
-    if torch.compiler.is_compiling():  # behind a graph break: ops.call is for what is to be compiled
-        eager = torch.compiler.disable(run_unchecked)
-        result: Result = eager(
-            neuron,
-            kernels,
-            config,
-            x,
-            first,
-            params,
-            surrogate_fn=surrogate_fn,
-            keep=keep,
-            record=record,
-            derived=derived,
-        )
-        return result
-    if not (torch.is_grad_enabled() and (derived or _any_requires_grad(x, first, params))):
-        return kernels.forward(neuron, config, x, first, params, keep=keep, record=record)
-    states = len(first)
-    call = _Call(neuron, kernels, config, surrogate_fn, keep, record, states, len(params), derived)
-    flat = _Sequence.apply(call, x, *first, *params, *[d.tau for d in derived])  # type: ignore[no-untyped-call]
-    return Result(
-        flat[0],
-        flat[1],
-        flat[2 : 2 + states],
-        flat[2 + states] if keep else None,
-        flat[-states:] if record else (),
-    )
-
-
-def _any_requires_grad(x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> bool:
-    return x.requires_grad or any(p.requires_grad for p in params) or any(s.requires_grad for s in first)
-
-
-class _Call(NamedTuple):
-    neuron: Neuron
-    kernels: Kernels
-    config: Config
-    surrogate_fn: SurrogateFn | None
-    keep: bool
-    record: bool
-    states: int
-    params: int
-    derived: tuple[Derived, ...]
-
-    def wanted(self, needs: tuple[bool, ...]) -> Wanted:
-        """Which gradients the kernels must give, from those that autograd needs."""
-        after = 2 + self.states
-        params = needs[after : after + self.params]
-        if self.derived:
-            through = list(params)
-            for d, need in zip(self.derived, needs[after + self.params :], strict=True):
-                if need:
-                    through[d.alpha] = True
-                    if d.rest is not None:
-                        through[d.rest] = True
-            params = tuple(through)
-        return Wanted(needs[1], needs[2:after], params)
-
-    def derive(self, needs: tuple[bool, ...], params: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-        """Gradients of the time constants from those of the parameters."""
-        found: list[Tensor | None] = []
-        for d, need in zip(self.derived, needs[2 + self.states + self.params :], strict=True):
-            g = params[d.alpha] if need else None
-            rest = None if d.rest is None else params[d.rest]
-            if g is not None and rest is not None:
-                g = g - rest
-            found.append(None if g is None else (g * d.slope).to(d.tau.dtype))
-        return found
-
-
-class _Sequence(torch.autograd.Function):
-    """(call, x, *first, *params, *taus) -> (out, mean, *last, [kept], *records)."""
-
-    @staticmethod
-    def forward(ctx: Any, call: _Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        neuron, config, states = call.neuron, call.config, call.states
-        first, params = tensors[:states], tensors[states : states + call.params]
-        records_for_threshold = call.surrogate_fn is not None and neuron.threshold_varies
-        result = call.kernels.forward(
-            neuron, config, x, first, params, keep=True, record=call.record or records_for_threshold
-        )
-        ctx.call = call
-        wanted = ctx.wanted = call.wanted(ctx.needs_input_grad)
-        rebuild = call.kernels.saves_input or neuron.replays(config) or any(wanted.params)
-        reads_input = call.kernels.saves_input or neuron.reads_input(config, wanted.params)
-        ctx.save_for_backward(
-            result.kept,
-            x if reads_input else None,
-            *(first if rebuild else (None,) * states),
-            *params,
-            *(result.records if records_for_threshold else ()),
-        )
-        ctx.set_materialize_grads(False)
-        kept = (result.kept,) if call.keep else ()
-        return (result.out, result.mean, *result.last, *kept, *(result.records if call.record else ()))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph: what comes out must say that it cannot be differentiated again
-            return _once(ctx, *grads)  # type: ignore[no-any-return]
-        call: _Call = ctx.call
-        kept, x, *rest = ctx.saved_tensors
-        states, n_params, wanted = call.states, call.params, ctx.wanted
-        saved = Saved(x, kept, tuple(rest[:states]), tuple(rest[states : states + n_params]))
-        after = 2 + states + int(call.keep)
-        incoming = Incoming(
-            grads[0],
-            grads[1],
-            grads[2 : 2 + states],
-            grads[2 + states] if call.keep else None,
-            grads[after:] if call.record else (),
-        )
-        dspike_dv = None
-        if call.surrogate_fn is not None:
-            thresholds = call.neuron.thresholds(call.config, saved, rest[states + n_params :])
-            dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
-        g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
-        derived = call.derive(ctx.needs_input_grad, g.params) if call.derived else ()
-        return (None, g.x, *g.first, *g.params, *derived)
-
-
-_once = torch.autograd.function.once_differentiable(_Sequence.backward)
-
-
-def evaluate_surrogate(fn: SurrogateFn, kept: Tensor, thresholds: Sequence[Tensor] | Tensor, time_dim: int) -> Tensor:
-    """d spike / d v of an arbitrary callable, step by step from the last to the first."""
-    out = torch.empty_like(kept)
-    into, values = steps(out, time_dim), steps(kept, time_dim)
-    for t in range(len(values) - 1, -1, -1):
-        threshold = thresholds if isinstance(thresholds, Tensor) else thresholds[t]
-        into[t].copy_(fn(values[t], threshold))
-    return out

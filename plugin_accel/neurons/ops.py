@@ -42,7 +42,7 @@ def _flatten(result: Result, keep: bool, layout: Layout) -> list[Tensor]:
     last = [_strided(s, layout.state_strides) for s in result.last]
     return [
         _strided(result.out, layout.strides),
-        result.mean,
+        result.out.new_empty(0) if result.mean is None else result.mean,
         *last,
         kept,
         *(_strided(r, layout.strides) for r in result.records),
@@ -98,7 +98,8 @@ def register(neuron: Neuron) -> None:
         decoded = decode(config)
         check_call(neuron, decoded, x, first, params)
         layout = symbolic_layout_of(x, decoded.time_dim)
-        spikes = torch.float32 if decoded.spike != "none" else x.dtype
+        spikes = torch.float32 if decoded.spiking else x.dtype
+        mean = x.new_empty(() if neuron.averages else 0, dtype=spikes)
 
         def full(dtype: torch.dtype) -> Tensor:
             return x.new_empty_strided(layout.shape, layout.strides, dtype=dtype)
@@ -106,7 +107,7 @@ def register(neuron: Neuron) -> None:
         last = [x.new_empty_strided(layout.state_shape, layout.state_strides) for _ in first]
         kept = full(x.dtype) if keep else x.new_empty(0, dtype=spikes)
         records = [full(x.dtype) for _ in first] if record else []
-        return [full(spikes), x.new_empty((), dtype=spikes), *last, kept, *records]
+        return [full(spikes), mean, *last, kept, *records]
 
     def backward(
         x: Tensor | None,
@@ -212,7 +213,7 @@ def call(
     states = len(first)
     return Result(
         flat[0],
-        flat[1],
+        flat[1] if neuron.averages else None,
         tuple(flat[2 : 2 + states]),
         flat[2 + states] if keep else None,
         tuple(flat[3 + states :]),

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.layout import steps
 from plugin_accel.neurons.neuron import Neuron, Saved
-from plugin_accel.neurons.sinabs_lif import bound_below, narrow, reset
+from plugin_accel.neurons.sinabs_lif import bound_below, fire, narrow, reset
 
 
 class SinabsAlif(Neuron):
@@ -32,6 +31,7 @@ class SinabsAlif(Neuron):
 
     name = "sinabs_alif"
     index = 1
+    averages = True
     kernel_params = (
         "alpha_mem",
         "gain_mem",
@@ -44,10 +44,10 @@ class SinabsAlif(Neuron):
         "min_v_mem",
     )
 
-    def states(self, config: Config) -> tuple[str, ...]:
+    def states(self, config: Any) -> tuple[str, ...]:
         return ("v_mem", "b", "i_syn") if config.synapse else ("v_mem", "b")
 
-    def params(self, config: Config) -> tuple[str, ...]:
+    def params(self, config: Any) -> tuple[str, ...]:
         return (
             "alpha_mem",
             "gain_mem",
@@ -60,11 +60,14 @@ class SinabsAlif(Neuron):
             *(("min_v_mem",) if config.clamp else ()),
         )
 
-    def replays(self, config: Config) -> bool:
+    def replays(self, config: Any) -> bool:
         return True
 
+    def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:
+        return fire(config, v, threshold)
+
     def step(
-        self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
+        self, config: Any, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         i = params["alpha_syn"] * (state["i_syn"] + x) if config.synapse else x
         i = params["gain_mem"] * i
@@ -82,7 +85,7 @@ class SinabsAlif(Neuron):
     def threshold_varies(self) -> bool:
         return True
 
-    def thresholds(self, config: Config, saved: Saved, records: Sequence[Tensor]) -> Sequence[Tensor]:
+    def thresholds(self, config: Any, saved: Saved, records: Sequence[Tensor]) -> Sequence[Tensor]:
         params = dict(zip(self.params(config), saved.params, strict=True))
         b_first = saved.first[1]
         assert b_first is not None

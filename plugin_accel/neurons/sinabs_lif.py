@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.neuron import Neuron
+from plugin_accel.neurons.sinabs_config import SinabsConfig
 
 
 class _Narrow(torch.autograd.Function):
@@ -31,7 +31,7 @@ def narrow(x: Tensor) -> Tensor:
     return _Narrow.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def reset(config: Config, v: Tensor, spikes: Tensor, threshold: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+def reset(config: SinabsConfig, v: Tensor, spikes: Tensor, threshold: Tensor, params: Mapping[str, Tensor]) -> Tensor:
     """The membrane after the reset; `value` is added to silent neurons too, as sinabs does."""
     if config.reset == "subtract_threshold":
         return v - narrow(spikes * threshold)
@@ -43,6 +43,14 @@ def reset(config: Config, v: Tensor, spikes: Tensor, threshold: Tensor, params: 
 def bound_below(v: Tensor, low: Tensor) -> Tensor:
     """relu(v - low) + low: it rounds unclamped values too, as sinabs does."""
     return torch.nn.functional.relu(v - low) + low
+
+
+def fire(config: SinabsConfig, v: Tensor, threshold: Tensor) -> Tensor:
+    """Spikes: single 1[v - th >= 0]; multi 1[v > 0] trunc(v / th), at most `max_spikes`."""
+    if config.spike == "single":
+        return (v - threshold >= 0).to(v.dtype)
+    spikes = (v > 0) * torch.div(v, threshold, rounding_mode="trunc")
+    return torch.clamp(spikes, max=config.max_spikes)
 
 
 class SinabsLif(Neuron):
@@ -61,12 +69,13 @@ class SinabsLif(Neuron):
 
     name = "sinabs_lif"
     index = 0
+    averages = True
     kernel_params = ("alpha_mem", "gain_mem", "alpha_syn", "threshold", "reset_value", "min_v_mem")
 
-    def states(self, config: Config) -> tuple[str, ...]:
+    def states(self, config: Any) -> tuple[str, ...]:
         return ("v_mem", "i_syn") if config.synapse else ("v_mem",)
 
-    def params(self, config: Config) -> tuple[str, ...]:
+    def params(self, config: Any) -> tuple[str, ...]:
         return (
             "alpha_mem",
             "gain_mem",
@@ -76,14 +85,17 @@ class SinabsLif(Neuron):
             *(("min_v_mem",) if config.clamp else ()),
         )
 
-    def replays(self, config: Config) -> bool:
-        return config.synapse
+    def replays(self, config: Any) -> bool:
+        return bool(config.synapse)
 
-    def reads_input(self, config: Config, params_wanted: Sequence[bool]) -> bool:
-        return config.synapse or params_wanted[1]  # gain_mem, the one that scales the input
+    def reads_input(self, config: Any, params_wanted: Sequence[bool]) -> bool:
+        return bool(config.synapse or params_wanted[1])  # gain_mem, the one that scales the input
+
+    def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:
+        return fire(config, v, threshold)
 
     def step(
-        self, config: Config, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
+        self, config: Any, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         i = params["alpha_syn"] * (state["i_syn"] + x) if config.synapse else x
         w = params["alpha_mem"] * state["v_mem"] + params["gain_mem"] * i

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plugin_accel.backends import cpu, reference, use_backend
 from plugin_accel.errors import BackendError, InputError
-from plugin_accel.neurons import ALL, SINABS_ALIF, SINABS_LIF, Config, Neuron, ops, run
+from plugin_accel.neurons import ALL, SINABS_ALIF, SINABS_LIF, Config, Neuron, SinabsConfig, ops, run
 from plugin_accel.surrogates import Surrogate
 
 EXPONENTIAL = Surrogate("single_exponential", (0.5, 1.0))
@@ -18,7 +18,7 @@ F32, F64 = torch.float32, torch.float64
 
 
 def _config(synapse: bool, spike: str, reset: str, clamp: bool, time_dim: int = 1, most: float = 3.0) -> Config:
-    return Config(synapse, spike, reset, clamp, most, EXPONENTIAL if spike != "none" else None, time_dim)
+    return SinabsConfig(synapse, spike, reset, clamp, most, EXPONENTIAL if spike != "none" else None, time_dim)
 
 
 # neuron, config, shape of a state, dtype, shape of the parameters, memory order of the input
@@ -218,7 +218,7 @@ def test_wrong_arguments_of_backward() -> None:
         4: [[], grads[:-1], [out[:1], *grads[1:]], [out, out, *grads[2:]], [out, mean, out, *grads[3:]], [*grads, out],
             [out.to(torch.complex64), *grads[1:]], [out.int(), *grads[1:]]],
         5: [[], wanted[:-1], [*wanted, True]],
-        6: [Config(True, "single", "subtract", True).encoded],
+        6: [SinabsConfig(True, "single", "subtract", True).encoded],
     }  # fmt: skip
     for position, values in bad.items():
         for value in values:
@@ -256,7 +256,7 @@ def test_calls_that_cannot_be_differentiated() -> None:
     out = torch.ops.plugin_accel.sinabs_lif(x, first, params, config.encoded, False, False, "")[0]
     with pytest.raises(InputError, match="expected keep=True"):
         out.sum().backward()
-    without = Config(False, "multi", "subtract_threshold")
+    without = SinabsConfig(False, "multi", "subtract_threshold")
     with pytest.raises(InputError, match="surrogate: expected one"):
         run(neuron, cpu.BACKEND, without, x, first, params)
     with pytest.raises(InputError, match="surrogate: expected one"):
@@ -266,7 +266,7 @@ def test_calls_that_cannot_be_differentiated() -> None:
 @pytest.mark.parametrize("field", ["spike", "reset", "time_dim", "max_spikes"])
 def test_configurations_that_are_none(field: str) -> None:
     with pytest.raises(InputError, match=f"{field}: expected"):
-        Config(**{field: {"spike": "some", "reset": "never", "time_dim": -2, "max_spikes": float("nan")}[field]})
+        SinabsConfig(**{field: {"spike": "some", "reset": "never", "time_dim": -2, "max_spikes": float("nan")}[field]})
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_backends_by_name() -> None:
         assert torch.equal(
             ops.call(neuron, config, x, first, params).out, run(neuron, cpu.BACKEND, config, x, first, params).out
         )
-    assert set(ALL) == {"sinabs_lif", "sinabs_alif"}
+    assert {"sinabs_lif", "sinabs_alif"} < set(ALL)
 
 
 def test_a_backend_that_needs_the_input_after_one_that_did_not() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.backends import cpu, reference
-from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Kernels, Neuron, Result, run
+from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Kernels, Neuron, Result, SinabsConfig, run
 from plugin_accel.surrogates import Surrogate
 
 SURROGATES = [
@@ -45,7 +45,7 @@ def variants() -> Iterator[tuple[Neuron, bool, str, str, bool]]:
         yield SINABS_LIF, False, "none", "subtract_threshold", clamp
 
 
-def parameters(neuron: Neuron, config: Config, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+def parameters(neuron: Neuron, config: SinabsConfig, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     made = []
     for name in neuron.params(config):
         jitter = torch.randint(-8, 9, shape).to(dtype) / 256
@@ -56,7 +56,7 @@ def parameters(neuron: Neuron, config: Config, shape: tuple[int, ...], dtype: to
 def run_all(
     kernels: Kernels,
     neuron: Neuron,
-    config: Config,
+    config: SinabsConfig,
     x: Tensor,
     first: list[Tensor],
     params: list[Tensor],
@@ -107,7 +107,7 @@ def test_every_variant_equals_the_reference(variant: tuple[Neuron, bool, str, st
     for surrogate, shape, record in itertools.product(
         SURROGATES if reset == "subtract" else SURROGATES[:1], [(), (inner,), (outer, inner), (outer, 1)], [False, True]
     ):
-        config = Config(synapse, spike, reset, clamp, 3.0, surrogate if spike != "none" else None, time_dim=1)
+        config = SinabsConfig(synapse, spike, reset, clamp, 3.0, surrogate if spike != "none" else None, time_dim=1)
         params = parameters(neuron, config, shape, dtype)
         x = torch.randn(outer, time, inner, dtype=dtype) * 1.5
         # states that fp32 holds exactly, as a host's are; b is never negative (a threshold near zero has no gradient)
@@ -121,7 +121,7 @@ def test_every_variant_equals_the_reference(variant: tuple[Neuron, bool, str, st
 
 def test_one_value_per_sample_of_single_neurons() -> None:
     """A state without inner dimensions: the parameter has the state's own shape."""
-    config = Config(spike="none", time_dim=1)
+    config = SinabsConfig(spike="none", time_dim=1)
     x, first = torch.randn(5, 7), [torch.zeros(5)]
     params = [torch.rand(5), torch.rand(5)]
     got = run_all(cpu.BACKEND, SINABS_LIF, config, x, first, params)

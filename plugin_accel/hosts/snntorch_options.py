@@ -1,0 +1,170 @@
+"""Reads the options of a snnTorch layer: which of them the kernels know, in the kernels' own terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+
+import snntorch as snn
+import torch
+from snntorch import surrogate
+
+from plugin_accel.neurons import SnnTorchConfig
+from plugin_accel.surrogates import Surrogate
+
+_RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
+_RESET_VALUES = {"subtract": 0, "zero": 1, "none": 2}
+
+# Factory of snntorch.surrogate: the kernels' name for what it makes, and the parameters, from its variables by name.
+_FACTORIES: dict[str, tuple[str, Callable[..., tuple[float, ...]]]] = {
+    "straight_through_estimator": ("constant", lambda: (1.0,)),
+    "triangular": ("triangular", lambda threshold: (threshold,)),
+    "fast_sigmoid": ("fast_sigmoid", lambda slope: (slope, -math.inf)),
+    "SFS": ("fast_sigmoid", lambda slope, B: (slope, B)),
+    "atan": ("atan", lambda alpha: (alpha,)),
+    "heaviside": ("above_threshold", lambda: ()),
+    "sigmoid": ("sigmoid", lambda slope: (slope,)),
+    "spike_rate_escape": ("spike_rate_escape", lambda beta, slope: (beta, slope)),
+}
+
+NO_GRADIENT = Surrogate("constant", (0.0,))
+"""Of `surrogate_disable`: the spikes have no gradient at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """What a layer's constructor options mean for the kernels; compared by identity, made once per combination.
+
+    Attributes:
+        reset: As in `SnnTorchConfig`.
+        delay: As in `SnnTorchConfig`.
+        surrogate: One with a kernel.
+        inhibition: Only the neuron with the highest membrane spikes.
+        reasons: Why snnTorch's own forward must run; empty if the kernels can.
+    """
+
+    reset: str
+    delay: bool
+    surrogate: Surrogate | None
+    inhibition: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def spikes_learn(self) -> bool:
+        """Whether spikes have a gradient."""
+        return self.surrogate is not NO_GRADIENT
+
+
+def _variables(function: FunctionType) -> dict[str, Any]:
+    cells = function.__closure__ or ()
+    return dict(zip(function.__code__.co_freevars, (cell.cell_contents for cell in cells), strict=True))
+
+
+@lru_cache(maxsize=256)
+def recognised(spike_grad: Callable[..., Any]) -> Surrogate | None:
+    """The kernels' form of a callable that snnTorch's own surrogate module made; None for any other.
+
+    What releases of snnTorch make of a factory is not guessed by their version: the callable is run on a few values
+    and must fire and differentiate as ours.
+    """
+    if spike_grad is snn.SpikingNeuron._surrogate_bypass or spike_grad is snn.LeakyParallel._surrogate_bypass:
+        return NO_GRADIENT
+    variables: dict[str, Any]
+    if getattr(spike_grad, "__self__", None) is snn.LeakyParallel.ATan:
+        name, variables = "atan", {"alpha": 2.0}
+    elif isinstance(spike_grad, FunctionType) and spike_grad.__module__ == surrogate.__name__:
+        name, variables = spike_grad.__qualname__.removesuffix(".<locals>.inner"), _variables(spike_grad)
+    elif type(spike_grad).__module__ == surrogate.__name__ and type(spike_grad).__name__ == "ATanSurrogate":
+        name, variables = "atan", {"alpha": getattr(spike_grad, "alpha", None)}
+    else:
+        return None
+    if name not in _FACTORIES:
+        return None
+    kernel, parameters = _FACTORIES[name]
+    try:
+        made = Surrogate(kernel, tuple(float(value) for value in parameters(**variables)))
+    except (TypeError, ValueError):
+        return None
+    return made if _behaves(spike_grad, made) else None
+
+
+def _behaves(spike_grad: Callable[..., Any], ours: Surrogate) -> bool:
+    with torch.inference_mode(False), torch.enable_grad():
+        z = torch.tensor([-1.5, -0.4, -0.01, 0.0, 0.01, 0.4, 1.2, 2.5], device="cpu", requires_grad=True)
+        spikes = spike_grad(z)
+        (slope,) = torch.autograd.grad(spikes.sum(), z)
+        fires = (z > 0).float()
+        same = torch.allclose(slope, ours(z.detach(), torch.zeros((), device="cpu")), rtol=1e-4, atol=1e-7)
+        double = spike_grad(z.detach().double())
+        return same and torch.equal(spikes, fires) and double.dtype is torch.float32
+
+
+def read(layer: Any, zero: str, delayable: bool) -> Options:
+    """The options of a layer as they are now.
+
+    Args:
+        layer: A stepwise neuron of snnTorch.
+        zero: What its reset to zero is, as in `SnnTorchConfig`.
+        delayable: Whether it has the option `reset_delay`.
+    """
+    function = layer.state_function
+    own = function.__self__ is layer
+    try:
+        return _options(
+            layer.spike_grad,
+            function.__func__ if own else None,
+            bool(getattr(layer, "reset_delay", True)),
+            delayable,
+            bool(layer.state_quant),
+            bool(layer.inhibition),
+            zero,
+        )
+    except TypeError:  # unhashable
+        return Options("none", True, None, False, ("spike_grad is not hashable",))
+
+
+@lru_cache(maxsize=512)
+def _options(
+    spike_grad: Callable[..., Any],
+    function: Any,
+    delay: bool,
+    delayable: bool,
+    quantised: bool,
+    inhibition: bool,
+    zero: str,
+) -> Options:
+    reasons = []
+    reset = _RESETS.get(getattr(function, "__name__", ""))
+    if reset is None or not getattr(function, "__module__", "").startswith("snntorch."):
+        reasons.append("state_function is not one of snnTorch's own, bound to this layer")
+    made = recognised(spike_grad)
+    if made is None:
+        name = getattr(spike_grad, "__qualname__", type(spike_grad).__qualname__)
+        reasons.append(f"spike_grad {name} has no kernel: it decides both when a neuron fires and the gradient")
+    if quantised:
+        reasons.append("state_quant has no kernel")
+    if not delay and not delayable:
+        reasons.append("reset_delay=False has no effect in snnTorch here, or raises")
+    delay = delay or reset == "none"
+    if inhibition and not delay:
+        reasons.append("inhibition together with reset_delay=False has no kernel")
+    kind = zero if reset == "zero" else reset or "none"
+    return Options(kind, delay, made, inhibition, tuple(reasons))
+
+
+def mechanism_differs(layer: Any) -> str | None:
+    """Without a delay the host looks at two places for the reset mechanism; why that is left to it, if they differ."""
+    chosen = _RESET_VALUES[_RESETS[layer.state_function.__name__]]
+    if int(layer.reset_mechanism_val) != chosen:
+        return "reset_mechanism was changed after construction, which snnTorch's dynamics follow only in part"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def config(options: Options, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:
+    """The configuration of a call."""
+    return SnnTorchConfig(options.reset, options.delay, recurrent, narrow, options.surrogate, time_dim)
