@@ -29,8 +29,16 @@ struct Workspace {
 
 template <class R>
 __attribute__((noinline)) void gather(const R* base, int64_t outer, int64_t inner, const Tile& tile, R* to) {
-  for (int o = 0; o < tile.outers; ++o)
-    for (int j = 0; j < tile.width; ++j) to[o * tile.width + j] = base[o * outer + j * inner];
+  // Rows of one run and of one value are what parameters and states mostly are: loops that the compiler turns into
+  // copies.
+  for (int o = 0; o < tile.outers; ++o, base += outer, to += tile.width) {
+    if (inner == 1)
+      for (int j = 0; j < tile.width; ++j) to[j] = base[j];
+    else if (inner == 0)
+      for (int j = 0; j < tile.width; ++j) to[j] = base[0];
+    else
+      for (int j = 0; j < tile.width; ++j) to[j] = base[j * inner];
+  }
 }
 
 template <class R>
@@ -60,6 +68,15 @@ void prefetch_row(const Stream& s, const Tile& tile, const Problem& p, int64_t t
   if (!s.data || tile.outers > 1 || s.inner != 1 || t < 0 || t >= p.time) return;
   const char* base = reinterpret_cast<const char*>(address<R>(s, tile, t));
   const int64_t bytes = static_cast<int64_t>(sizeof(R)) * tile.width;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(base + i);
+}
+
+// A single step has no rows to come in this tile: asks for what lies behind its row, which is the next tile's.
+template <class R>
+__attribute__((noinline)) void prefetch_after(const Stream& s, const Tile& tile, int64_t t) {
+  if (!s.data || tile.outers > 1 || s.inner != 1) return;
+  const int64_t bytes = static_cast<int64_t>(sizeof(R)) * tile.width;
+  const char* base = reinterpret_cast<const char*>(address<R>(s, tile, t)) + bytes;
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(base + i);
 }
 
@@ -114,6 +131,11 @@ __attribute__((noinline)) void add_flushed(R* part, double* total, int n) {
     total[j] += static_cast<double>(part[j]);
     part[j] = R(0);
   }
+}
+
+template <class R>
+__attribute__((noinline)) void zero(R* row, int n) {
+  for (int j = 0; j < n; ++j) row[j] = R(0);
 }
 
 template <class R>
@@ -241,7 +263,16 @@ void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::R
   const Flags f = p.flags;
   load_params(p, Step::kParams, Step::MinV, tile, ws);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.first[k], tile, ws.state[k].v);
-  clear(ws.total.v, ws.totals.v, n);
+  if (p.column_sum) clear(ws.total.v, ws.totals.v, n);
+  if (p.time == 1) {
+    prefetch_after<R>(p.x, tile, 0);
+    prefetch_after<R>(p.kept, tile, 0);
+    prefetch_after<R>(p.out, tile, 0);
+    for (int k = 0; k < Step::kStates; ++k) {
+      prefetch_after<R>({const_cast<void*>(p.first[k]), p.inner, 0, 1}, tile, 0);
+      prefetch_after<R>({p.last[k], p.inner, 0, 1}, tile, 0);
+    }
+  }
   for (int64_t t = 0; t < p.time; ++t) {
     prefetch_row<R>(p.x, tile, p, t + 2);
     const R* x = read_row<R>(p.x, tile, t, ws.x.v);
@@ -257,9 +288,8 @@ void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::R
       for (int j = 0; j < n; ++j) record[j] = ws.state[k].v[j];
       close_row(p, p.record[k], tile, t, record);
     }
-    if (t % kFlush == kFlush - 1) add_flushed(ws.total.v, ws.totals.v, n);
+    if (p.column_sum && (t % kFlush == kFlush - 1 || t == p.time - 1)) add_flushed(ws.total.v, ws.totals.v, n);
   }
-  add_flushed(ws.total.v, ws.totals.v, n);
   for (int k = 0; k < Step::kStates; ++k) store_columns(p, ws.state[k].v, tile, p.last[k]);
   if (p.stream) stream_fence();
   if (p.column_sum) scatter(ws.totals.v, p.column_sum + tile.column(p, 0), p.inner, tile);
@@ -381,8 +411,20 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
   if constexpr (replays) replay_tile<Step>(p, tile, ws, scratch);
   for (int k = 0; k < Step::kStates; ++k) load_columns(p, p.g_last[k], tile, ws.g[k].v);
   for (int k = 0; k < sums; ++k) clear(ws.sum[k].v, ws.sums[k].v, n);
-  clear(ws.total.v, ws.totals.v, n);
-  for (int j = 0; j < n; ++j) ws.x.v[j] = ws.g_out.v[j] = ws.g_kept.v[j] = ws.sg.v[j] = R(0);
+  if (constant_x) clear(ws.total.v, ws.totals.v, n);
+  if (!p.x.data) zero(ws.x.v, n);
+  if (!p.g_out.data) zero(ws.g_out.v, n);
+  if (!p.g_kept.data) zero(ws.g_kept.v, n);
+  if (Step::kSpike == kNoSpike) zero(ws.sg.v, n);
+  if (p.time == 1) {
+    prefetch_after<R>(p.kept, tile, 0);
+    prefetch_after<R>(p.g_out, tile, 0);
+    prefetch_after<R>(p.g_x, tile, 0);
+    for (int k = 0; k < Step::kStates; ++k) {
+      prefetch_after<R>({const_cast<void*>(p.g_last[k]), p.inner, 0, 1}, tile, 0);
+      prefetch_after<R>({p.g_first[k], p.inner, 0, 1}, tile, 0);
+    }
+  }
 
   BackwardRows<R> r;
   r.sg = ws.sg.v;

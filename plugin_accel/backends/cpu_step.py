@@ -34,25 +34,33 @@ class CpuStep:
         self.states = len(neuron.states(config))
         self._neuron, self._config = neuron, config
         self._order = [i for i in slots if i is not None]  # of the call's parameters, as the library takes them
+        self._none = (0,) * len(self._order)
+        self._shapes = [p.shape for p in params]
         self._alike = [name in neuron.summed_inputs for name in neuron.params(config)]
-        self._reads: dict[tuple[bool, ...], tuple[bool, bool]] = {}
-        self._step = _C.Step(
+        self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
+        step = _C.Step(
             (neuron.index, 0, *config.packed_variant),
             outer,
             inner,
             config.packed_flags,
             config.packed_surrogate,
-            tuple(None if i is None else walks[i] for i in slots),
+            tuple([None if i is None else walks[i] for i in slots]),
         )
+        self._forward, self._backward = step.forward, step.backward
+        # `empty_like` is the quickest way to a tensor
+        with torch.inference_mode(False):
+            self._row = torch.empty(shape, dtype=torch.float32, device="cpu")
+            self._kept = torch.empty(step.kept_elements, dtype=torch.float32, device="cpu")
 
     def forward(
         self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
-    ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+    ) -> tuple[Tensor | None, Tensor, Sequence[Tensor]]:
         """See `PreparedStep`."""
-        out = torch.empty_like(x)
-        kept = torch.empty_like(x) if keep else None
-        last = [torch.empty_like(x) for _ in states]
-        self._step.forward(
+        like = self._row
+        out = torch.empty_like(like)
+        kept = torch.empty_like(self._kept) if keep else None
+        last = [torch.empty_like(like) for _ in states]
+        self._forward(
             (
                 x.data_ptr(),
                 0 if kept is None else kept.data_ptr(),
@@ -65,52 +73,64 @@ class CpuStep:
         )
         return kept, out, last
 
-    def reads(self, needs: tuple[bool, ...]) -> tuple[bool, bool]:
+    def reads(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
         """See `PreparedStep`."""
-        found = self._reads.get(needs)
+        found = self._reads.get(learned)
         if found is None:
-            wanted = needs[1 + self.states :]
             neuron, config = self._neuron, self._config
-            summed = [want and not same for want, same in zip(wanted, self._alike, strict=True)]
+            summed = [i in learned and not same for i, same in enumerate(self._alike)]
             found = (neuron.reads_input(config, summed), neuron.reads_first(config, summed))
-            self._reads[needs] = found
+            self._reads[learned] = found
         return found
 
     def backward(
         self,
-        needs: tuple[bool, ...],
-        x: Tensor | None,
+        needs: Sequence[bool],
+        learned: tuple[int, ...],
         kept: Tensor,
+        x: Tensor | None,
         states: Sequence[Tensor | None],
-        params: Sequence[Tensor],
         grads: Sequence[Tensor | None],
-    ) -> list[Tensor | None]:
+    ) -> Sequence[Tensor | None]:
         """See `PreparedStep`."""
-        n, alike = self.states, self._alike
-        held = [g if g is None or g.is_contiguous() else g.contiguous() for g in grads]
-        wanted = needs[1 + n :]
-        with_input = needs[0] or any([want and same for want, same in zip(wanted, alike, strict=True)])
-        g_x = torch.empty_like(kept) if with_input else None
-        g_states = [torch.empty_like(kept) if want else None for want in needs[1 : 1 + n]]
-        g_params = [
-            torch.empty_like(p) if want and not same else None
-            for p, want, same in zip(params, wanted, alike, strict=True)
-        ]
-        addresses = [0 if t is None else t.data_ptr() for t in (x, kept, held[0], g_x, *states, *held[1:], *g_states)]
-        order = self._order
-        self._step.backward(
+        like, n = self._row, self.states
+        addresses = []
+        held = []  # copies that must outlive the call
+        for g in grads:
+            if g is None:
+                addresses.append(0)
+                continue
+            if not g.is_contiguous():
+                g = g.contiguous()
+                held.append(g)
+            addresses.append(g.data_ptr())
+        made: list[Tensor | None] = [torch.empty_like(like) if want else None for want in needs[: 1 + n]]
+        of_learned: dict[int, Tensor] = {}
+        if learned:
+            alike = [i for i in learned if self._alike[i]]
+            if alike and made[0] is None:
+                made[0] = torch.empty_like(like)
+            of_learned = {i: torch.empty(self._shapes[i], device="cpu") for i in learned if i not in alike}
+        into = [0 if t is None else t.data_ptr() for t in made]
+        self._backward(
             (
-                *addresses,
-                *[params[i].data_ptr() for i in order],
-                *[0 if (g := g_params[i]) is None else g.data_ptr() for i in order],
+                0 if x is None else x.data_ptr(),
+                kept.data_ptr(),
+                addresses[0],
+                into[0],
+                *[0 if s is None else s.data_ptr() for s in states],
+                *addresses[1:],
+                *into[1:],
+                *([of_learned[i].data_ptr() if i in of_learned else 0 for i in self._order] if learned else self._none),
             ),
             torch.get_num_threads(),
         )
-        return [
-            g_x if needs[0] else None,
-            *g_states,
-            *[g_x if want and same else g for g, want, same in zip(g_params, wanted, alike, strict=True)],
-        ]
+        if learned:
+            g_x = made[0]
+            if not needs[0]:
+                made[0] = None
+            made += [of_learned.get(i, g_x) for i in learned]
+        return made
 
 
 def prepare(

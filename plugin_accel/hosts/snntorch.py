@@ -41,7 +41,7 @@ def _returned(layer: Any, spikes: Any, states: Sequence[Any]) -> Any:
 
 def _step(layer: Any, form: Form, x: Tensor, *given: Tensor | None) -> Any:
     if not torch.compiler.is_compiling() and (quick := quick_step(form, layer, x, given)) is not None:
-        return tuple(quick) if layer.output or not layer.init_hidden else quick[0]
+        return quick[0] if layer.init_hidden and not layer.output else tuple(quick)
     spikes, last, _ = call(form, layer, x, given, STEP)
     return _returned(layer, spikes, last)
 

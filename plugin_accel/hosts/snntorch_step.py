@@ -17,7 +17,6 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from plugin_accel import backends
-from plugin_accel.backends import Backend
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
@@ -28,23 +27,42 @@ FP32 = torch.float32
 
 
 class _Plan:
-    """A prepared step, and what it was prepared for."""
+    """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = ("backend", "delay", "mechanism", "options", "params", "shape", "spike_grad", "state_function", "step")
+    __slots__ = ("backend", "delay", "inhibition", "params", "quant", "shape", "spike_grad", "state_function", "step")
 
-    def __init__(self, form: Form, layer: Any, x: Tensor, params: Sequence[Tensor], backend: Backend) -> None:
+    def __init__(self, form: Form, layer: Any, x: Tensor) -> None:
         self.spike_grad, self.state_function = layer.spike_grad, layer.state_function
-        self.delay = getattr(layer, "reset_delay", None)
+        self.delay = layer.__dict__.get("reset_delay")
+        self.inhibition, self.quant = layer.inhibition, layer.state_quant
         self.shape = x.shape
-        self.backend = backend
-        self.params = [(p.shape, p.dim() > 0) for p in params]
+        self.backend = backends.requested()
+        self.params: list[tuple[torch.Size, bool]] = []
         self.step: PreparedStep | None = None
         options = form.options(layer)
-        prepare = getattr(backend, "prepare", None)
+        chosen = backends.choose(x.device, FP32, form.neuron.name)
+        prepare = getattr(chosen, "prepare", None)
+        params = _parameters(form, layer, layer.__dict__)
         # Without a delay the host looks at the mechanism's buffer at each call, which costs more than it brings here.
-        if not options.reasons and options.delay and options.spikes_learn and prepare is not None:
+        if options.reasons or options.inhibition or not options.delay or not options.spikes_learn:
+            return
+        if prepare is not None and params is not None and all(p.dtype is FP32 and p.is_cpu for p in params):
+            self.params = [(p.shape, p.dim() > 0) for p in params]
             config = so.config(options, form.recurrent, False, STEP)
             self.step = prepare(form.neuron, config, x, [*params, x] if form.recurrent else params)
+
+    def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
+        """Whether a layer with these attributes and this input is as it was."""
+        return (
+            self.shape == x.shape
+            and self.spike_grad is own.get("spike_grad")
+            and self.state_function is own.get("state_function")
+            and self.delay is own.get("reset_delay")
+            and self.inhibition is own.get("inhibition")
+            and self.quant is own.get("state_quant")
+            and self.backend == backends.requested()
+            and x.is_cpu
+        )
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
@@ -53,7 +71,10 @@ _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 def _parameters(form: Form, layer: Any, own: dict[str, Any]) -> list[Tensor] | None:
     """The layer's parameters in the kernels' order; None where one is computed, as that of a parametrised layer."""
     if not form.direct:
-        before, after = form.params(layer)
+        try:
+            before, after = form.params(layer)
+        except Refused:
+            return None
         return [*before, layer.threshold, layer.graded_spikes_factor, *after]
     parameters, buffers = own["_parameters"], own["_buffers"]
     found = []
@@ -71,51 +92,26 @@ def quick_step(
     form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: Tensor | None = None
 ) -> Sequence[Tensor] | None:
     """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone."""
-    if (
-        type(x) is not Tensor
-        or x.dtype is not FP32
-        or not x.is_contiguous()
-        or not x.is_cpu
-        or x.is_neg()
-        or _len_torch_dispatch_stack()
-        or peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or _get_tracing_state() is not None
-    ):
+    if type(x) is not Tensor or x.dtype is not FP32 or _is_watched():
         return None
     own = layer.__dict__
-    if own["inhibition"] or own["state_quant"]:
-        return None
-    try:
-        params = _parameters(form, layer, own)
-    except Refused:
-        return None
-    backend = backends.choose(x.device, FP32, form.neuron.name)
-    if params is None or backend is None:
-        return None
     plan = _plans.get(layer)
-    if (
-        plan is None
-        or plan.spike_grad is not own.get("spike_grad")
-        or plan.state_function is not own.get("state_function")
-        or plan.delay is not own.get("reset_delay")
-        or plan.shape != x.shape
-        or plan.backend is not backend
-    ):
-        if any(p.dtype is not FP32 or not p.is_cpu for p in params):
-            return None
-        plan = _plans[layer] = _Plan(form, layer, x, params, backend)
+    if plan is None or not plan.is_for(own, x):
+        plan = _plans[layer] = _Plan(form, layer, x)
     step = plan.step
-    if step is None:
+    if step is None or not x.is_contiguous() or x.is_neg():
+        return None
+    params = _parameters(form, layer, own)
+    if params is None:
         return None
     for p, (shape, dense) in zip(params, plan.params, strict=True):
         if p.dtype is not FP32 or p.shape != shape or not p.is_cpu or (dense and not p.is_contiguous()):
+            del _plans[layer]
             return None
-    buffers = own["_buffers"]
-    shape = plan.shape
+    buffers, hidden, shape = own["_buffers"], own["init_hidden"], plan.shape
     states: list[Tensor | None] = []
-    hidden = own["init_hidden"]
-    for name, state in zip(form.states, given, strict=True):
+    for name, argument in zip(form.states, given, strict=True):
+        state = argument
         if state is None:
             state = buffers.get(name)
         elif hidden:
@@ -128,9 +124,9 @@ def quick_step(
             states.append(state)
         else:
             return None
-    order = form.order
     if recurrent is not None:
         params.append(recurrent)
+    order = form.order
     if len(order) == 1:
         made = run_step(step, x, states, params)
         buffers[form.states[0]] = made[1]
@@ -141,3 +137,13 @@ def quick_step(
         found[1 + i] = last[k]
     buffers.update(zip(form.states, found[1:], strict=True))
     return found
+
+
+def _is_watched() -> bool:
+    """Whether something looks at every operation of torch, and must see one."""
+    return (
+        _len_torch_dispatch_stack() > 0
+        or peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or _get_tracing_state() is not None
+    )

@@ -21,39 +21,51 @@ class PreparedStep(Protocol):
 
     def forward(
         self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
-    ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
-        """(kept, out, states after the step); None among the `states` stands for zeros, kept is None unless `keep`."""
+    ) -> tuple[Tensor | None, Tensor, Sequence[Tensor]]:
+        """(kept, out, states after the step); None among the `states` stands for zeros.
+
+        `kept`, None unless asked for, is all that backward needs of what may be changed in place after the step: of the
+        membrane and of the parameters.
+        """
         ...
 
-    def reads(self, needs: tuple[bool, ...]) -> tuple[bool, bool]:
-        """Whether backward reads the input and the states before, for `needs` of (x, *states, *params)."""
+    def reads(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
+        """Whether backward reads the input and the states before, for gradients of the parameters at `learned`."""
         ...
 
     def backward(
         self,
-        needs: tuple[bool, ...],
-        x: Tensor | None,
+        needs: Sequence[bool],
+        learned: tuple[int, ...],
         kept: Tensor,
+        x: Tensor | None,
         states: Sequence[Tensor | None],
-        params: Sequence[Tensor],
         grads: Sequence[Tensor | None],
-    ) -> list[Tensor | None]:
-        """Gradients of (x, *states, *params), from those of (out, *states)."""
+    ) -> Sequence[Tensor | None]:
+        """Gradients of (x, *states, *learned parameters), from those of (out, *states); `needs` for (x, *states)."""
         ...
 
 
 class _Step(torch.autograd.Function):
-    """(step, x, *states, *params) -> (out, *states)."""
+    """(step, params, learned, x, *states, *learned parameters) -> (out, *states)."""
 
     @staticmethod
-    def forward(ctx: Any, step: PreparedStep, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        n = step.states
-        kept, out, last = step.forward(x, tensors[:n], tensors[n:], True)  # type: ignore[arg-type]
-        ctx.step = step
-        reads_x, reads_states = step.reads(ctx.needs_input_grad[1:])
-        ctx.reads_states = reads_states
-        # The membrane is kept apart from the state that is handed out, which its owner may change in place.
-        ctx.save_for_backward(kept, x if reads_x else None, *(tensors if reads_states else tensors[n:]))
+    def forward(
+        ctx: Any,
+        step: PreparedStep,
+        params: Sequence[Tensor],
+        learned: tuple[int, ...],
+        x: Tensor,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        states = tensors[: step.states]
+        kept, out, last = step.forward(x, states, params, True)
+        ctx.step, ctx.learned = step, learned
+        reads_x, reads_states = step.reads(learned)
+        if reads_states:
+            ctx.save_for_backward(kept, x if reads_x else None, *states)
+        else:
+            ctx.save_for_backward(kept)
         ctx.set_materialize_grads(False)
         return (out, *last)
 
@@ -65,22 +77,21 @@ class _Step(torch.autograd.Function):
                 "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
             )
         step = ctx.step
-        kept, x, *rest = ctx.saved_tensors
-        n = step.states
-        states, params = (rest[:n], rest[n:]) if ctx.reads_states else ((None,) * n, rest)
-        return (None, *step.backward(ctx.needs_input_grad[1:], x, kept, states, params, grads))
+        saved = ctx.saved_tensors
+        x, states = (saved[1], saved[2:]) if len(saved) > 1 else (None, (None,) * step.states)
+        return (None, None, None, *step.backward(ctx.needs_input_grad[3:], ctx.learned, saved[0], x, states, grads))
 
 
 def run_step(
     step: PreparedStep, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor]
 ) -> Sequence[Tensor]:
     """(out, *states after), differentiably where any of the tensors asks for it."""
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or any([p.requires_grad for p in params])
-        or any([s is not None and s.requires_grad for s in states])
-    ):
-        flat: tuple[Tensor, ...] = _Step.apply(step, x, *states, *params)  # type: ignore[no-untyped-call]
-        return flat
+    if torch.is_grad_enabled():
+        learned = tuple([i for i, p in enumerate(params) if p.requires_grad])
+        if learned or x.requires_grad or any([s is not None and s.requires_grad for s in states]):
+            flat: tuple[Tensor, ...] = _Step.apply(  # type: ignore[no-untyped-call]
+                step, params, learned, x, *states, *[params[i] for i in learned]
+            )
+            return flat
     _, out, last = step.forward(x, states, params, False)
     return (out, *last)
