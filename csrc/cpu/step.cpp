@@ -94,7 +94,8 @@ class Step {
     int64_t size, offset;  // of its copy in `kept`
   };
 
-  Stream row(void* data) const { return {data, base_.inner, 0, 1}; }
+  // A time stride of 0 would ask for a sum over time.
+  Stream row(void* data) const { return {data, base_.inner, base_.inner, 1}; }
   void* kept_param(const Problem& p, int k) const {
     return static_cast<char*>(p.kept.data) + static_cast<size_t>(slots_[k].offset) * bytes_;
   }

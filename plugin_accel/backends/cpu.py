@@ -240,7 +240,11 @@ class CpuBackend:
             (p.data_ptr(), 0, 0) if v is None else v.argument for p, v in zip(saved.params, views, strict=True)
         ]
         alike = _alike(neuron, config, wanted.params) if neuron.summed_inputs else (False,) * len(views)
-        g_x = _sequence(layout, dtype) if wanted.x or any(alike) else None
+        g_x, g_rows = None, rows
+        if wanted.summed:
+            g_x, g_rows = _state(layout, dtype), (layout.sizes[2], 0, 1)
+        elif wanted.x or any(alike):
+            g_x = _sequence(layout, dtype)
         g_first = tuple([_state(layout, dtype) if want else None for want in wanted.first])
         g_params = [
             None if not want or same else torch.empty_like(p) if v is None else v.gradient()
@@ -267,7 +271,7 @@ class CpuBackend:
             tuple([row(g) for g in grads.records]),
             tuple([state(g) for g in grads.last]),
             0.0 if grads.mean is None else float(grads.mean) / kept.numel(),
-            None if g_x is None else _row(g_x, rows),
+            None if g_x is None else _row(g_x, g_rows),
             tuple([0 if g is None else g.data_ptr() for g in g_first]),
             tuple(targets),
             torch.get_num_threads(),

@@ -95,15 +95,14 @@ class CpuStep:
         """See `PreparedStep`."""
         like, n = self._row, self.states
         addresses = []
-        held = []  # copies that must outlive the call
+        held = []  # copies among them must outlive the call
         for g in grads:
             if g is None:
                 addresses.append(0)
                 continue
-            if not g.is_contiguous():
-                g = g.contiguous()
-                held.append(g)
-            addresses.append(g.data_ptr())
+            dense = g if g.is_contiguous() else g.contiguous()
+            held.append(dense)
+            addresses.append(dense.data_ptr())
         made: list[Tensor | None] = [torch.empty_like(like) if want else None for want in needs[: 1 + n]]
         of_learned: dict[int, Tensor] = {}
         if learned:

@@ -1,7 +1,7 @@
 """The quick way through a single step: what a layer's last call had established is compared, and nothing else done.
 
-A user's time loop calls a layer some hundred times in a row with nothing new but the numbers. `quick_step` runs a prepared
-step if that is so, or prepares one; what it cannot take in this way goes through `snntorch_call.call`.
+A user's time loop calls a layer some hundred times in a row with nothing new but the numbers. `quick_step` runs a
+prepared step if that is so, or prepares one; what it cannot take in this way goes through `snntorch_call.call`.
 """
 
 from __future__ import annotations

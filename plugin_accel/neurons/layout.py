@@ -162,3 +162,21 @@ def steps(x: Tensor, time_dim: int) -> Sequence[Tensor]:
 def stack(x: Sequence[Tensor], time_dim: int) -> Tensor:
     """Steps put together again."""
     return x[0].clone() if time_dim == STEP else torch.stack(list(x), time_dim)
+
+
+def constant_base(x: Tensor, time_dim: int) -> Tensor | None:
+    """Of an input that was expanded over time: the tensor of one step, with its own place in the graph; else None.
+
+    With it the gradient can come summed over time, where that of the expanded input would have to be made first.
+    """
+    if time_dim == STEP or x.stride(time_dim) != 0 or x.shape[time_dim] < 2:
+        return None
+    base = x._base
+    if base is None or base.data_ptr() != x.data_ptr() or not base.requires_grad:
+        return None
+    shape, strides = (tuple(of[:time_dim] + of[time_dim + 1 :]) for of in (tuple(x.shape), tuple(x.stride())))
+    if base.shape == shape and base.stride() == strides:
+        return base
+    if base.numel() == prod(shape) and base.is_contiguous() and strides == contiguous_strides(shape):
+        return base.view(shape)
+    return None

@@ -59,6 +59,8 @@ class Wanted(NamedTuple):
     x: bool
     first: tuple[bool, ...]
     params: tuple[bool, ...]
+    summed: bool = False
+    """The input is the same at all steps (time stride 0): its gradient may come summed over time, shaped as a state."""
 
 
 class Derived(NamedTuple):

@@ -1,7 +1,7 @@
 """Single steps of one configuration, called again and again by a loop of the user's own: the shortest way to a kernel.
 
-A backend may offer `prepare(neuron, config, x, params) -> PreparedStep | None`. What such a step is called with has been
-compared with what it was prepared for by the caller; nothing is checked here. Nor is anything differentiated twice.
+A backend may offer `prepare(neuron, config, x, params) -> PreparedStep | None`. What such a step is called with has
+been compared with what it was prepared for by the caller; nothing is checked here, or differentiated twice.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def run_step(
     """(out, *states after), differentiably where any of the tensors asks for it."""
     if torch.is_grad_enabled():
         learned = tuple([i for i, p in enumerate(params) if p.requires_grad])
-        if learned or x.requires_grad or any([s is not None and s.requires_grad for s in states]):
+        if learned or x.requires_grad or any(s is not None and s.requires_grad for s in states):
             flat: tuple[Tensor, ...] = _Step.apply(  # type: ignore[no-untyped-call]
                 step, params, learned, x, *states, *[params[i] for i in learned]
             )

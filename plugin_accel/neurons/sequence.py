@@ -11,6 +11,7 @@ from torch import Tensor
 from plugin_accel.neurons.callables import evaluate_surrogate
 from plugin_accel.neurons.checks import check_call, check_surrogate
 from plugin_accel.neurons.config import Config
+from plugin_accel.neurons.layout import constant_base
 from plugin_accel.neurons.neuron import Derived, Incoming, Kernels, Neuron, Result, Saved, Wanted
 from plugin_accel.surrogates import SurrogateFn
 
@@ -85,7 +86,10 @@ def run_unchecked(
     if not (torch.is_grad_enabled() and (derived or _any_requires_grad(x, first, params))):
         return kernels.forward(neuron, config, x, first, params, keep=keep, record=record)
     states = len(first)
-    call = _Call(neuron, kernels, config, surrogate_fn, keep, record, states, len(params), derived)
+    time = 0
+    if x.requires_grad and (base := constant_base(x, config.time_dim)) is not None:
+        x, time = base, x.shape[config.time_dim]
+    call = _Call(neuron, kernels, config, surrogate_fn, keep, record, states, len(params), derived, time)
     flat = _Sequence.apply(call, x, *first, *params, *[d.tau for d in derived])  # type: ignore[no-untyped-call]
     return Result(
         flat[0],
@@ -110,6 +114,15 @@ class _Call(NamedTuple):
     states: int
     params: int
     derived: tuple[Derived, ...]
+    time: int
+    """Steps of an input that is given once for all of them; 0 for one with a time dimension."""
+
+    def over_time(self, x: Tensor) -> Tensor:
+        """The input with its time dimension."""
+        if not self.time:
+            return x
+        shape, dim = list(x.shape), self.config.time_dim
+        return x.unsqueeze(dim).expand(*shape[:dim], self.time, *shape[dim:])
 
     def wanted(self, needs: tuple[bool, ...]) -> Wanted:
         """Which gradients the kernels must give, from those that autograd needs."""
@@ -123,7 +136,7 @@ class _Call(NamedTuple):
                     if d.rest is not None:
                         through[d.rest] = True
             params = tuple(through)
-        return Wanted(needs[1], needs[2:after], params)
+        return Wanted(needs[1], needs[2:after], params, self.time > 0)
 
     def derive(self, needs: tuple[bool, ...], params: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Gradients of the time constants from those of the parameters."""
@@ -146,7 +159,7 @@ class _Sequence(torch.autograd.Function):
         first, params = tensors[:states], tensors[states : states + call.params]
         records_for_threshold = call.surrogate_fn is not None and neuron.threshold_varies
         result = call.kernels.forward(
-            neuron, config, x, first, params, keep=True, record=call.record or records_for_threshold
+            neuron, config, call.over_time(x), first, params, keep=True, record=call.record or records_for_threshold
         )
         ctx.call = call
         wanted = ctx.wanted = call.wanted(ctx.needs_input_grad)
@@ -170,7 +183,12 @@ class _Sequence(torch.autograd.Function):
         call: _Call = ctx.call
         kept, x, *rest = ctx.saved_tensors
         states, n_params, wanted = call.states, call.params, ctx.wanted
-        saved = Saved(x, kept, tuple(rest[:states]), tuple(rest[states : states + n_params]))
+        saved = Saved(
+            None if x is None else call.over_time(x),
+            kept,
+            tuple(rest[:states]),
+            tuple(rest[states : states + n_params]),
+        )
         after = 2 + states + int(call.keep)
         incoming = Incoming(
             grads[0],
@@ -185,7 +203,10 @@ class _Sequence(torch.autograd.Function):
             dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
         g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
         derived = call.derive(ctx.needs_input_grad, g.params) if call.derived else ()
-        return (None, g.x, *g.first, *g.params, *derived)
+        g_x = g.x
+        if call.time and g_x is not None and g_x.dim() == kept.dim():
+            g_x = g_x.sum(call.config.time_dim)
+        return (None, g_x, *g.first, *g.params, *derived)
 
 
 _once = torch.autograd.function.once_differentiable(_Sequence.backward)
