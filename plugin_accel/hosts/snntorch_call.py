@@ -200,7 +200,8 @@ def call(
         params.append(recurrent.to(dtype))
     narrow = threshold.dim() == 0 and threshold.dtype is FP64
     config = so.config(options, recurrent is not None, narrow, time_dim)
-    first = [_zeros(x, shape, dtype) if (s := states[i]) is None else s for i in form.order]
+    filled = [_zeros(x, shape, dtype) if state is None else state for state in states]
+    first = [filled[i] for i in form.order]
     data = x if x.dtype is dtype else x.to(dtype)
     # The kernels keep the membrane before the reset, which with a delay is the membrane.
     mem = form.states.index("mem")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from snntorch import surrogate
 
 from plugin_accel.neurons import SnnTorchConfig
+from plugin_accel.neurons.config import decode
 from plugin_accel.surrogates import Surrogate
 
 _RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
@@ -45,6 +47,8 @@ class Options:
         surrogate: One with a kernel.
         inhibition: Only the neuron with the highest membrane spikes.
         reasons: Why snnTorch's own forward must run; empty if the kernels can.
+        spikes_learn: Whether spikes have a gradient.
+        key: A configuration with these options, encoded: a constant, as torch.compile wants it.
     """
 
     reset: str
@@ -52,11 +56,8 @@ class Options:
     surrogate: Surrogate | None
     inhibition: bool
     reasons: tuple[str, ...]
-
-    @property
-    def spikes_learn(self) -> bool:
-        """Whether spikes have a gradient."""
-        return self.surrogate is not NO_GRADIENT
+    spikes_learn: bool = True
+    key: str = ""
 
 
 def _variables(function: FunctionType) -> dict[str, Any]:
@@ -113,8 +114,9 @@ def read(layer: Any, zero: str, delayable: bool) -> Options:
     """
     function = layer.state_function
     own = function.__self__ is layer
+    make = _constant_options if torch.compiler.is_compiling() else _options
     try:
-        return _options(
+        return make(
             layer.spike_grad,
             function.__func__ if own else None,
             bool(getattr(layer, "reset_delay", True)),
@@ -153,18 +155,53 @@ def _options(
     if inhibition and not delay:
         reasons.append("inhibition together with reset_delay=False has no kernel")
     kind = zero if reset == "zero" else reset or "none"
-    return Options(kind, delay, made, inhibition, tuple(reasons))
+    key = SnnTorchConfig(kind, delay, surrogate=made).encoded
+    return Options(kind, delay, made, inhibition, tuple(reasons), made is not NO_GRADIENT, key)
 
 
 def mechanism_differs(layer: Any) -> str | None:
     """Without a delay the host looks at two places for the reset mechanism; why that is left to it, if they differ."""
+    return _constant_mechanism(layer) if torch.compiler.is_compiling() else _mechanism_differs(layer)
+
+
+def _mechanism_differs(layer: Any) -> str | None:
     chosen = _RESET_VALUES[_RESETS[layer.state_function.__name__]]
     if int(layer.reset_mechanism_val) != chosen:
         return "reset_mechanism was changed after construction, which snnTorch's dynamics follow only in part"
     return None
 
 
-@lru_cache(maxsize=1024)
 def config(options: Options, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:
     """The configuration of a call."""
-    return SnnTorchConfig(options.reset, options.delay, recurrent, narrow, options.surrogate, time_dim)
+    make = _constant_config if torch.compiler.is_compiling() else _config
+    return make(options.key, recurrent, narrow, time_dim)
+
+
+@lru_cache(maxsize=1024)
+def _config(key: str, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:
+    like = decode(key)
+    assert isinstance(like, SnnTorchConfig)
+    return dataclasses.replace(like, recurrent=recurrent, narrow=narrow, time_dim=time_dim)
+
+
+# While torch.compile traces, options and configurations are constants, made outside of the trace; what they were made of
+# is guarded, since the trace has read it. The mark is what torch.compiler.assume_constant_result sets; that decorator
+# would import the whole compiler.
+
+
+def _constant_options(*facts: Any) -> Options:
+    return _options(*facts)
+
+
+def _constant_config(key: str, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:
+    made = _config(key, recurrent, narrow, time_dim)
+    assert made.encoded  # computed here, not in the compiled program
+    return made
+
+
+def _constant_mechanism(layer: Any) -> str | None:
+    return _mechanism_differs(layer)
+
+
+for _made in (_constant_options, _constant_config, _constant_mechanism):
+    _made._dynamo_marked_constant = True  # type: ignore[attr-defined]
