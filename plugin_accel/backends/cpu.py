@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from math import prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
-from plugin_accel.backends import cpu_step
-from plugin_accel.errors import InputError
+from plugin_accel.backends import cpu_sequence, cpu_step
+from plugin_accel.backends.cpu_arguments import Parameter, alike_of, static_of
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import Layout, layout_of
-from plugin_accel.neurons.prepared import PreparedStep
+from plugin_accel.neurons.prepared import PreparedSequence, PreparedStep
 
 _CPU = torch.device("cpu")  # named at every allocation: the default device of the context may be another
 _POOLED_BYTES = 1 << 16  # below this a fresh allocation costs no page fault worth saving
@@ -72,75 +70,6 @@ def _row(t: Tensor, rows: tuple[int, int, int]) -> Row:
     return (t.data_ptr(), *rows)
 
 
-class _Static(NamedTuple):
-    """What a configuration means to the kernels."""
-
-    variant: tuple[int, ...]
-    flags: tuple[float, int, int]
-    slots: tuple[int | None, ...]
-    """For each parameter of the step header, its position in the call's parameters."""
-    spikes: torch.dtype
-    scalar: Tensor
-    """0-d, like the mean: `empty_like` is the quickest way to another."""
-
-
-@lru_cache(maxsize=512)
-def _static(neuron: Neuron, config: Config, dtype: torch.dtype) -> _Static:
-    names = neuron.params(config)
-    slots = tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
-    # the hosts' spikes are fp32 whatever the input
-    spikes = torch.float32 if config.spiking else dtype
-    variant = (neuron.index, int(dtype is torch.float64), *config.packed_variant)
-    return _Static(variant, config.packed_flags, slots, spikes, torch.empty((), dtype=spikes, device=_CPU))
-
-
-def _alike(neuron: Neuron, config: Config, wanted: Sequence[bool]) -> list[bool]:
-    """Which wanted gradients of parameters are the input's own."""
-    return [want and n in neuron.summed_inputs for n, want in zip(neuron.params(config), wanted, strict=True)]
-
-
-class _Param:
-    """A parameter of several values as the kernels read it, and the shape in which its gradient comes back."""
-
-    __slots__ = ("argument", "by_inner", "by_outer", "keep", "shape", "strides", "target")
-
-    def __init__(self, p: Tensor, layout: Layout) -> None:
-        self.target = p.shape
-        self.by_outer = self.by_inner = False
-        try:
-            full = p.detach().expand(layout.state_shape)
-        except RuntimeError:
-            raise InputError(
-                f"parameter: expected a shape that broadcasts to {layout.state_shape}, got {tuple(p.shape)}; "
-                "give it one value, one per neuron or one per sample and neuron"
-            ) from None
-        k = layout.outer_dims
-        self.by_outer = any(s != 0 and n != 1 for s, n in zip(full.stride()[:k], full.shape[:k], strict=True))
-        self.by_inner = any(s != 0 and n != 1 for s, n in zip(full.stride()[k:], full.shape[k:], strict=True))
-        self.shape: tuple[int, ...] = full.shape if self.by_outer else (1,) * k + full.shape[k:]
-        self.strides = layout.state_strides if self.by_inner else ()
-        if not self.by_inner:
-            self.shape = (*full.shape[:k], *(1,) * (full.dim() - k))
-            self.keep = full[(slice(None),) * k + (slice(0, 1),) * (full.dim() - k)].reshape(-1).contiguous()
-            self.argument = (self.keep.data_ptr(), 1, 0)
-            return
-        self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype, device=_CPU)
-        self.keep.copy_(full if self.by_outer else full[(slice(0, 1),) * k])
-        inner = layout.sizes[2]
-        self.argument = (self.keep.data_ptr(), inner if self.by_outer else 0, 1)
-
-    def hold(self, held: list[Tensor]) -> tuple[int, int, int]:
-        """The kernel's argument, with the memory it points to added to `held`."""
-        held.append(self.keep)
-        return self.argument
-
-    def gradient(self) -> Tensor:
-        """Uninitialised memory for the gradient."""
-        if not self.by_inner:
-            return torch.empty(self.shape, dtype=self.keep.dtype, device=_CPU)
-        return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype, device=_CPU)
-
-
 class CpuBackend:
     """C++ kernels for baseline, AVX2 and AVX-512, chosen at run time; deterministic for any number of threads."""
 
@@ -179,11 +108,11 @@ class CpuBackend:
         """See `Kernels.forward`."""
         dtype = x.dtype
         layout = layout_of(x, config.time_dim)
-        variant, flags, slots, spikes, scalar = _static(neuron, config, dtype)
+        variant, flags, slots, spikes, scalar = static_of(neuron, config, dtype)
         held: list[Tensor] = []  # copies that must outlive the call
         x, x_rows = layout.readable(x)
         first = [layout.state(s) for s in first]
-        arguments = [(p.data_ptr(), 0, 0) if p.numel() == 1 else _Param(p, layout).hold(held) for p in params]
+        arguments = [(p.data_ptr(), 0, 0) if p.numel() == 1 else Parameter(p, layout).hold(held) for p in params]
         rows = layout.dense_rows
         out = _sequence(layout, dtype)
         kept = _sequence(layout, dtype) if keep else None
@@ -235,11 +164,11 @@ class CpuBackend:
             alive.append(t)
             return t.data_ptr()
 
-        views = [None if p.numel() == 1 else _Param(p, layout) for p in saved.params]
+        views = [None if p.numel() == 1 else Parameter(p, layout) for p in saved.params]
         arguments = [
             (p.data_ptr(), 0, 0) if v is None else v.argument for p, v in zip(saved.params, views, strict=True)
         ]
-        alike = _alike(neuron, config, wanted.params) if neuron.summed_inputs else (False,) * len(views)
+        alike = alike_of(neuron, config, wanted.params) if neuron.summed_inputs else (False,) * len(views)
         g_x, g_rows = None, rows
         if wanted.summed:
             g_x, g_rows = _state(layout, dtype), (layout.sizes[2], 0, 1)
@@ -250,7 +179,7 @@ class CpuBackend:
             None if not want or same else torch.empty_like(p) if v is None else v.gradient()
             for p, v, want, same in zip(saved.params, views, wanted.params, alike, strict=True)
         ]
-        variant, flags, slots, _, _ = _static(neuron, config, dtype)
+        variant, flags, slots, _, _ = static_of(neuron, config, dtype)
         targets: list[tuple[int, int, int] | None] = [None] * len(slots)
         for slot, i in enumerate(slots):
             if i is not None and (g := g_params[i]) is not None:
@@ -289,7 +218,14 @@ class CpuBackend:
 
     def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
         """A single step to be called again and again; see `neurons.prepared`."""
-        return cpu_step.prepare(neuron, config, x, params, _static(neuron, config, x.dtype).slots)
+        return cpu_step.prepare(neuron, config, x, params, static_of(neuron, config, x.dtype).slots)
+
+    def prepare_sequence(
+        self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+    ) -> PreparedSequence | None:
+        """A short sequence without gradients to be called again and again; see `neurons.prepared`."""
+        states = len(neuron.states(config))
+        return cpu_sequence.prepare(x, config.time_dim, params, states, static_of(neuron, config, x.dtype))
 
 
 BACKEND = CpuBackend()

@@ -46,6 +46,17 @@ class PreparedStep(Protocol):
         ...
 
 
+class PreparedSequence(Protocol):
+    """A sequence without gradients, for inputs of one shape and dtype, dense; parameters of one value each.
+
+    A backend may offer `prepare_sequence(neuron, config, x, params) -> PreparedSequence | None`.
+    """
+
+    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(out, its mean, states after the last step)."""
+        ...
+
+
 class _Step(torch.autograd.Function):
     """(step, params, learned, x, *states, *learned parameters) -> (out, *states)."""
 
