@@ -62,8 +62,8 @@ def quick_call(layer: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     own = layer.__dict__
     options, norm, parameters, buffers = so.read(layer), own.get("norm_input"), own["_parameters"], own["_buffers"]
-    if norm is None or own.get("record_states", True) or parameters.get("min_v_mem", layer) is not None:
-        return None
+    if norm is None or own.get("record_states", True) or own.get("min_v_mem", layer) is not None:
+        return None  # a bound is a parameter, or a parametrised layer's property
     mem, syn = decay(layer, MEM, rest=norm), decay(layer, SYN, rest=False)
     if mem is None:
         return None
