@@ -16,6 +16,7 @@ namespace PA_ISA {
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
 #include "../neurons/snntorch_alpha.h"
+#include "../neurons/snntorch_parallel.h"
 #include "../neurons/snntorch_synaptic.h"
 // clang-format on
 #include "tile.h"
@@ -125,6 +126,8 @@ const Kernels* snn(const Variant& v) {
       return delay ? snn_delayed<SnnLapicqueStep, R>(reset) : nullptr;
     case kSnnSynaptic:
       return snn_either<SnnSynaptic, R>(reset, delay);
+    case kSnnParallel:
+      return &Entry<SnnParallel<R>>::kernels;
     case kSnnAlpha:
       return delay ? snn_delayed<SnnAlpha, R>(reset) : nullptr;
   }

@@ -4,7 +4,7 @@
 
 #include "../problem.h"
 
-enum NeuronKind { kSinabsLif, kSinabsAlif, kSnnLeaky, kSnnLapicque, kSnnSynaptic, kSnnAlpha };
+enum NeuronKind { kSinabsLif, kSinabsAlif, kSnnLeaky, kSnnLapicque, kSnnSynaptic, kSnnAlpha, kSnnParallel };
 
 // What is decided at compile time for one neuron. options, by family:
 //   sinabs    synapse (0, 1), SpikeKind, ResetKind

@@ -105,14 +105,15 @@ class FrameworkHost:
         from plugin_accel import backends
 
         neuron = getattr(self._implementation(), "neuron", None)
-        if neuron is None:
+        name = None if neuron is None else neuron(module)
+        if name is None:
             return "-"
         # The registries, not the attributes: those of a parametrised module are computed, which may change it.
         tensors = [*module.buffers(), *module.parameters()]
         floating = [tensor for tensor in tensors if tensor.is_floating_point()]
         device = floating[0].device if floating else torch.device("cpu")
         double = any(tensor.dtype is torch.float64 for tensor in floating)
-        chosen = backends.choose(device, torch.float64 if double else torch.float32, neuron(module))
+        chosen = backends.choose(device, torch.float64 if double else torch.float32, name)
         return None if chosen is None else chosen.name
 
     def last_fallback(self, module: nn.Module) -> str | None:

@@ -8,30 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import snntorch as snn
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.hosts import snntorch_layers as sl
 from plugin_accel.hosts.sequences import Refused, SequenceResult
-from plugin_accel.hosts.snntorch_call import Form, call, recurrent_call, recurrent_sequence
+from plugin_accel.hosts.snntorch_call import Form, call, last_fallback, recurrent_call, recurrent_sequence, refused
 from plugin_accel.hosts.snntorch_params import BETA, BETA_AND_ALPHA, alpha_beta_tau, beta, beta_and_alpha, lapicque
 from plugin_accel.hosts.snntorch_step import quick_step
 from plugin_accel.neurons import SNNTORCH_ALPHA, SNNTORCH_LAPICQUE, SNNTORCH_LEAKY, SNNTORCH_SYNAPTIC
 from plugin_accel.neurons.layout import STEP
-
-_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def last_fallback(module: nn.Module) -> str | None:
-    """Why the last call of a converted layer that could not be accelerated ran snnTorch's own forward."""
-    return _fallbacks.get(module)
-
-
-def _refused(layer: nn.Module, why: Refused) -> None:
-    if not torch.compiler.is_compiling():
-        _fallbacks[layer] = str(why)
 
 
 def _returned(layer: Any, spikes: Any, states: Sequence[Any]) -> Any:
@@ -66,7 +54,7 @@ class Leaky(snn.Leaky):
         try:
             return _step(self, _LEAKY, input_, mem)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_, mem)
 
 
@@ -77,7 +65,7 @@ class Lapicque(snn.Lapicque):
         try:
             return _step(self, _LAPICQUE, input_, mem)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_, mem)
 
 
@@ -88,7 +76,7 @@ class Synaptic(snn.Synaptic):
         try:
             return _step(self, _SYNAPTIC, input_, syn, mem)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_, syn, mem)
 
 
@@ -101,7 +89,7 @@ class Alpha(snn.Alpha):
         try:
             return _step(self, _ALPHA, input_, syn_exc, syn_inh, mem)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_, syn_exc, syn_inh, mem)
 
 
@@ -112,7 +100,7 @@ class RLeaky(snn.RLeaky):
         try:
             return _recurrent_step(self, _RLEAKY, input_, spk, mem)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_, spk, mem)
 
 
@@ -125,9 +113,11 @@ class RSynaptic(snn.RSynaptic):
         try:
             return _recurrent_step(self, _RSYNAPTIC, input_, spk, syn, mem)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_, spk, syn, mem)
 
+
+__all__ = ["classes", "last_fallback", "neuron", "owns", "reasons", "sequence"]
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     snn.Leaky: Leaky,
@@ -136,6 +126,11 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     snn.Alpha: Alpha,
     snn.RLeaky: RLeaky,
     snn.RSynaptic: RSynaptic,
+    snn.StateLeaky: sl.StateLeaky,
+    snn.LinearLeaky: sl.LinearLeaky,
+    snn.LeakyParallel: sl.LeakyParallel,
+    snn.SLSTM: sl.SLSTM,
+    snn.SConv2dLSTM: sl.SConv2dLSTM,
 }
 _FORMS: dict[type[nn.Module], Form] = {
     Leaky: _LEAKY,
@@ -190,11 +185,12 @@ def owns(module: nn.Module) -> bool:
 def reasons(module: nn.Module) -> tuple[str, ...]:
     """Why a layer, converted, runs snnTorch's own forward as it is configured now."""
     form = _form(module)
-    return () if form is None else form.reasons(module)
+    return sl.reasons(module) if form is None else form.reasons(module)
 
 
-def neuron(module: nn.Module) -> str:
-    """Name of the neuron that a backend runs for this layer."""
+def neuron(module: nn.Module) -> str | None:
+    """Name of the neuron that a backend runs for this layer; None if torch runs all of it."""
     form = _form(module)
-    assert form is not None
-    return form.neuron.name
+    if form is not None:
+        return form.neuron.name
+    return next((n.name for cls, n in sl.NEURONS.items() if isinstance(module, cls.__mro__[1])), None)

@@ -19,6 +19,7 @@ from plugin_accel.neurons.config import decode
 from plugin_accel.surrogates import Surrogate
 
 _RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
+_NO_RESET = snn.Leaky._base_int
 _RESET_VALUES = {"subtract": 0, "zero": 1, "none": 2}
 
 # Factory of snntorch.surrogate: the kernels' name for what it makes, and the parameters, from its variables by name.
@@ -171,6 +172,11 @@ def _mechanism_differs(layer: Any) -> str | None:
     return None
 
 
+def without_reset(spike_grad: Callable[..., Any], quantised: bool) -> Options:
+    """The options of a layer that has neither states nor a reset."""
+    return _options(spike_grad, _NO_RESET, True, False, quantised, False, "zero_after")
+
+
 def config(options: Options, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:
     """The configuration of a call."""
     make = _constant_config if torch.compiler.is_compiling() else _config
@@ -184,9 +190,9 @@ def _config(key: str, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchC
     return dataclasses.replace(like, recurrent=recurrent, narrow=narrow, time_dim=time_dim)
 
 
-# While torch.compile traces, options and configurations are constants, made outside of the trace; what they were made of
-# is guarded, since the trace has read it. The mark is what torch.compiler.assume_constant_result sets; that decorator
-# would import the whole compiler.
+# While torch.compile traces, options and configurations are constants, made outside of the trace; what they were made
+# of is guarded, since the trace has read it. The mark is what torch.compiler.assume_constant_result sets; that
+# decorator would import the whole compiler.
 
 
 def _constant_options(*facts: Any) -> Options:
@@ -203,5 +209,6 @@ def _constant_mechanism(layer: Any) -> str | None:
     return _mechanism_differs(layer)
 
 
-for _made in (_constant_options, _constant_config, _constant_mechanism):
-    _made._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_constant_options._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_constant_config._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_constant_mechanism._dynamo_marked_constant = True  # type: ignore[attr-defined]

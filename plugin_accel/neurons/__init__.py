@@ -10,9 +10,18 @@ from plugin_accel.neurons.sinabs_lif import SINABS_LIF
 from plugin_accel.neurons.snntorch_alpha import SNNTORCH_ALPHA
 from plugin_accel.neurons.snntorch_config import SnnTorchConfig
 from plugin_accel.neurons.snntorch_leaky import SNNTORCH_LAPICQUE, SNNTORCH_LEAKY
+from plugin_accel.neurons.snntorch_parallel import SNNTORCH_PARALLEL
 from plugin_accel.neurons.snntorch_synaptic import SNNTORCH_SYNAPTIC
 
-_NEURONS = (SINABS_LIF, SINABS_ALIF, SNNTORCH_LEAKY, SNNTORCH_LAPICQUE, SNNTORCH_SYNAPTIC, SNNTORCH_ALPHA)
+_NEURONS = (
+    SINABS_LIF,
+    SINABS_ALIF,
+    SNNTORCH_LEAKY,
+    SNNTORCH_LAPICQUE,
+    SNNTORCH_SYNAPTIC,
+    SNNTORCH_ALPHA,
+    SNNTORCH_PARALLEL,
+)
 
 ALL: dict[str, Neuron] = {n.name: n for n in _NEURONS}
 """Every neuron model by name."""
@@ -27,6 +36,7 @@ __all__ = [
     "SNNTORCH_ALPHA",
     "SNNTORCH_LAPICQUE",
     "SNNTORCH_LEAKY",
+    "SNNTORCH_PARALLEL",
     "SNNTORCH_SYNAPTIC",
     "Config",
     "Derived",
