@@ -37,6 +37,7 @@ class Workload:
         goals: The speed-up over a competitor the project set itself.
         probe_memory: Measure the peak memory, each competitor in a fresh process.
         probe_call: Measure the whole call against its kernels, in a fresh process.
+        time_first: The data is [time, batch, neurons].
         call_goals: The most the project allows itself: ``"ratio"`` of the whole call to its kernels, ``"overhead_s"``.
     """
 
@@ -54,6 +55,7 @@ class Workload:
     goals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     probe_memory: bool = False
     probe_call: bool = False
+    time_first: bool = False
     call_goals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -73,8 +75,10 @@ class Workload:
         """Input and upstream gradient, the same in every process; the gradient is dense and random."""
         generator = torch.Generator().manual_seed(0)
         mean, deviation = self.drive
-        x = torch.randn(self.shape, generator=generator).mul_(deviation).add_(mean)
-        gradient = torch.randn(self.shape if self.mode == "train" else (1,), generator=generator)
+        batch, steps, neurons = self.shape
+        shape = (steps, batch, neurons) if self.time_first else self.shape
+        x = torch.randn(shape, generator=generator).mul_(deviation).add_(mean)
+        gradient = torch.randn(shape if self.mode == "train" else (1,), generator=generator)
         return x.requires_grad_(self.mode == "train"), gradient
 
 

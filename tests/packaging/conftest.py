@@ -97,8 +97,9 @@ class Environment:
         pip("--python", self.python, "uninstall", "--yes", "plugin-accel")
 
     def see_dependencies(self) -> None:
-        """Makes torch, sinabs and the rest of the running interpreter's packages importable here."""
-        homes = {Path(str(importlib.util.find_spec(name).origin)).parents[1] for name in ("torch", "sinabs", "pluggy")}  # type: ignore[union-attr]
+        """Makes torch, the hosts and the rest of the running interpreter's packages importable here."""
+        names = ("torch", "sinabs", "snntorch", "pluggy")
+        homes = {Path(str(importlib.util.find_spec(name).origin)).parents[1] for name in names}  # type: ignore[union-attr]
         (self.site_packages / "dependencies.pth").write_text("\n".join(map(str, sorted(homes))))
 
 

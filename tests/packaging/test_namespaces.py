@@ -37,6 +37,29 @@ print(json.dumps([
     assert foreign == missing == others == []
 
 
+def test_one_changed_import_accelerates_a_snntorch_script(installed: Environment) -> None:
+    missing, others, accelerated, restored, functions = installed.ask("""
+import json
+import snntorch.accel as snn
+import snntorch as host, plugin_accel, torch
+from snntorch.accel import convert, restore
+from plugin_accel.hosts.snntorch import classes
+public = [name for name in dir(host) if not name.startswith('_') and name != 'accel']
+ours = {cls.__name__: cls for cls in classes().values()}
+net = torch.nn.Sequential(torch.nn.Linear(3, 4), snn.Leaky(beta=0.9), snn.SLSTM(4, 4, reset_mechanism='zero'))
+accelerated = len(plugin_accel.report(net).accelerated)
+print(json.dumps([
+    [name for name in public if not hasattr(snn, name)],
+    [name for name in public if getattr(snn, name) is not ours.get(name, getattr(host, name))],
+    accelerated,
+    type(restore(net)[1]) is host.Leaky,
+    convert is plugin_accel.convert,
+]))
+""")
+    assert missing == others == []
+    assert accelerated == 2 and restored and functions
+
+
 def test_functions_are_plugin_accels(installed: Environment) -> None:
     assert installed.ask("""
 import json
@@ -78,13 +101,16 @@ def test_start_of_python_loads_the_finder_alone(
         "import sinabs.accel.layers",
         "from sinabs.accel.layers import LIF",
         "import importlib; importlib.import_module('sinabs.accel.layers')",
+        "import snntorch.accel as snn",
+        "from snntorch.accel import convert, restore",
     ],
 )
 def test_absent_host_is_named_with_its_remedy(hostless: Environment, statement: str) -> None:
     shown = hostless.run(statement, check=False)
-    assert "ModuleNotFoundError: sinabs.accel" in shown
-    assert "expected sinabs to be installed" in shown
-    assert "pip install 'plugin-accel[sinabs]'" in shown
+    name = "snntorch" if "snntorch" in statement else "sinabs"
+    assert f"ModuleNotFoundError: {name}.accel" in shown
+    assert f"expected {name} to be installed" in shown
+    assert f"pip install 'plugin-accel[{name}]'" in shown
 
 
 def test_absent_host_stays_absent(hostless: Environment) -> None:
