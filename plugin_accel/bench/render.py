@@ -11,6 +11,7 @@ from plugin_accel.bench.workload import CPU, HOST, PEERS, UNBIND
 from plugin_accel.conversion.reporting import table as aligned
 
 GROUPS = {
+    "step": "Single steps in a loop",
     "sequence": "Sequences",
     "memory": "Bound by memory",
     "small": "Small",

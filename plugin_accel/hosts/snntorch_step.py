@@ -125,6 +125,8 @@ def quick_step(
         else:
             return None
     if recurrent is not None:
+        if recurrent.dtype is not FP32 or not recurrent.is_contiguous() or recurrent.is_neg():
+            return None
         params.append(recurrent)
     order = form.order
     if len(order) == 1:
@@ -137,6 +139,12 @@ def quick_step(
         found[1 + i] = last[k]
     buffers.update(zip(form.states, found[1:], strict=True))
     return found
+
+
+def is_prepared(layer: nn.Module) -> bool:
+    """Whether the layer's last call found that it can go the quick way."""
+    plan = _plans.get(layer)
+    return plan is not None and plan.step is not None
 
 
 def _is_watched() -> bool:
