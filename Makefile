@@ -56,6 +56,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/plugin-accel bench --host sinabs --out benchmarks/results
+	$(BIN)/plugin-accel bench --host snntorch --out benchmarks/results
 
 $(SANITIZED)/.built: $(READY) $(KERNELS)
 	rm -rf $(SANITIZED)

@@ -12,6 +12,7 @@ from sinabs.layers import alif
 
 import plugin_accel
 from plugin_accel.hosts import sinabs as host
+from plugin_accel.hosts import snntorch as snntorch_host
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,6 +29,12 @@ def test_the_table_of_layers_is_complete() -> None:
         if isinstance(cls, type) and issubclass(cls, sl.StatefulLayer) and cls is not sl.StatefulLayer
     }
     assert stateful == set(host.classes()), "sinabs has a layer that the table does not speak of"
+
+
+def test_the_table_of_snntorch_is_complete() -> None:
+    table = README.split("### snnTorch")[1].split("`init_hidden`")[0]
+    named = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines() if "|" in line)))
+    assert named == {cls.__name__ for cls in snntorch_host.classes()}
 
 
 def test_the_measured_rows_are_those_of_the_committed_results() -> None:

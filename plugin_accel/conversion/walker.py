@@ -145,11 +145,15 @@ def _classify(module: nn.Module, names: tuple[str, ...], hosts: list[LoadedHost]
         if issubclass(cls, tuple(host.originals)):
             return Layer(names, module, host, cls, runs_accelerated=True)
         if host.owns(module):
-            return Layer(names, module, host, cls, refusal=_why_unsupported(cls, host))
+            return Layer(names, module, host, cls, refusal=_why_unsupported(module, cls, host))
     return None
 
 
-def _why_unsupported(cls: type[nn.Module], host: LoadedHost) -> str:
+def _why_unsupported(module: nn.Module, cls: type[nn.Module], host: LoadedHost) -> str:
+    why_left = getattr(host.host, "why_left", None)
+    known: str | None = None if why_left is None else _ask(host.host, lambda: why_left(module), None)
+    if known is not None:
+        return known
     for parent in cls.__mro__:
         if parent in host.classes:
             return (

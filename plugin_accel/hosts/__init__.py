@@ -121,6 +121,11 @@ class FrameworkHost:
         last_fallback = getattr(self._implementation(), "last_fallback", None)
         return None if last_fallback is None else last_fallback(module)
 
+    def why_left(self, module: nn.Module) -> str | None:
+        """Why the class of ``module`` has no accelerated version, if the implementation has more to say than that."""
+        why_left = getattr(self._implementation(), "why_left", None)
+        return None if why_left is None else why_left(module)
+
     def sequence(self, module: nn.Module) -> SequenceFunction | None:
         """What runs ``module`` over all time steps at once; see :mod:`plugin_accel.hosts.sequences`.
 

@@ -7,6 +7,7 @@ Each class subclasses the layer of the same name, adds no constructor, member or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import snntorch as snn
@@ -17,6 +18,7 @@ from plugin_accel.hosts import snntorch_layers as sl
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.hosts.snntorch_call import Form, call, last_fallback, refused
 from plugin_accel.hosts.snntorch_params import BETA, BETA_AND_ALPHA, alpha_beta_tau, beta, beta_and_alpha, lapicque
+from plugin_accel.hosts.snntorch_probe import differs
 from plugin_accel.hosts.snntorch_recurrent import recurrent_call, recurrent_sequence
 from plugin_accel.hosts.snntorch_step import quick_step
 from plugin_accel.neurons import SNNTORCH_ALPHA, SNNTORCH_LAPICQUE, SNNTORCH_LEAKY, SNNTORCH_SYNAPTIC
@@ -173,9 +175,25 @@ def has_sequence(module: nn.Module) -> bool:
     return any(cls in _FORMS for cls in type(module).__mro__)
 
 
+@cache
+def _different() -> dict[type[nn.Module], str]:
+    """Classes that the snnTorch at hand computes otherwise than the kernels, and what is different."""
+    found = {cls: differs(cls, ours) for cls, ours in _CLASSES.items()}
+    return {cls: why for cls, why in found.items() if why is not None}
+
+
 def classes() -> Mapping[type[nn.Module], type[nn.Module]]:
     """snnTorch's classes and their accelerated subclasses."""
-    return _CLASSES
+    return {cls: ours for cls, ours in _CLASSES.items() if cls not in _different()}
+
+
+def why_left(module: nn.Module) -> str | None:
+    """Why a layer's class has no accelerated version, if there is more to say than that."""
+    if type(module) is snn.DeltaLeaky:
+        return "DeltaLeaky fires on changes of the membrane, for which there is no kernel"
+    if type(module) is snn.AssociativeLeaky:
+        return "AssociativeLeaky is made of matrix products and cumulative products, which torch runs as they are"
+    return _different().get(type(module))
 
 
 def owns(module: nn.Module) -> bool:

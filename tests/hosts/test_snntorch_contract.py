@@ -252,6 +252,32 @@ def test_what_has_no_kernel_runs_the_hosts_own_forward(name: str) -> None:
         plugin_accel.convert(make(), strict=True)
 
 
+def test_classes_are_offered_after_they_were_asked() -> None:
+    from plugin_accel.hosts.snntorch_probe import differs
+
+    class Other(L):  # type: ignore[misc]
+        def _base_sub(self, input_: Tensor) -> Tensor:
+            return super()._base_sub(input_) * 0.5
+
+    before = len(snn.SpikingNeuron.instances)
+    state = torch.random.get_rng_state()
+    assert all(differs(cls, ours) is None for cls, ours in host._CLASSES.items())
+    Other.__name__ = "Leaky"
+    accelerated = type("Leaky", (Other,), {"forward": host.Leaky.forward})
+    Other.forward = lambda self, x, mem=None: [t * 2 for t in L.forward(self, x, mem)]
+    assert "otherwise" in (differs(Other, accelerated) or "")
+    assert len(snn.SpikingNeuron.instances) == before
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_layers_without_a_kernel_say_why() -> None:
+    net = nn.Sequential(snn.DeltaLeaky(beta=0.9), snn.AssociativeLeaky(2, 2, 2, 4))
+    snn.SpikingNeuron.instances[:] = [i for i in snn.SpikingNeuron.instances if i is not net[0]]  # breaks utils.reset
+    rows = plugin_accel.report(net).rows
+    assert all(row.status == "host" and row.reasons for row in rows)
+    assert "changes of the membrane" in rows[0].reasons[0]
+
+
 def test_changed_options_are_noticed() -> None:
     layer = plugin_accel.convert(L(0.5))
     x = torch.full((2, 3), 0.8)
