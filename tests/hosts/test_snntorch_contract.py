@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import plugin_accel
 from plugin_accel.hosts import snntorch as host
+from plugin_accel.hosts.snntorch_probe import differs
 
 L = snn.Leaky
 
@@ -252,20 +253,14 @@ def test_what_has_no_kernel_runs_the_hosts_own_forward(name: str) -> None:
         plugin_accel.convert(make(), strict=True)
 
 
-def test_classes_are_offered_after_they_were_asked() -> None:
-    from plugin_accel.hosts.snntorch_probe import differs
-
-    class Other(L):  # type: ignore[misc]
-        def _base_sub(self, input_: Tensor) -> Tensor:
-            return super()._base_sub(input_) * 0.5
-
-    before = len(snn.SpikingNeuron.instances)
-    state = torch.random.get_rng_state()
+def test_classes_are_offered_after_they_were_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, state = len(snn.SpikingNeuron.instances), torch.random.get_rng_state()
     assert all(differs(cls, ours) is None for cls, ours in host._CLASSES.items())
-    Other.__name__ = "Leaky"
-    accelerated = type("Leaky", (Other,), {"forward": host.Leaky.forward})
-    Other.forward = lambda self, x, mem=None: [t * 2 for t in L.forward(self, x, mem)]
-    assert "otherwise" in (differs(Other, accelerated) or "")
+    own = L.forward
+    monkeypatch.setattr(L, "forward", lambda layer, x, mem=None: [t * 2 for t in own(layer, x, mem)])
+    assert "otherwise" in (differs(L, host.Leaky) or "")
+    monkeypatch.setattr(L, "__init__", lambda layer: None)
+    assert "cannot be used" in (differs(L, host.Leaky) or "")
     assert len(snn.SpikingNeuron.instances) == before
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -332,3 +327,23 @@ def test_no_spike_flips_in_a_long_run(name: str) -> None:
             assert spikes.mean() > 0.01
     assert torch.equal(plain.mem, fast.mem) and torch.equal(plain.mem, whole.mem)
     assert host.last_fallback(fast) is None
+
+
+def test_nir_export_after_restore() -> None:
+    """snnTorch 1.0.0 needs nir >= 1.0.6, sinabs 3.1.3 nir <= 1.0.4: beside sinabs snnTorch's own export fails."""
+    pytest.importorskip("nirtorch")
+    export = pytest.importorskip("snntorch.export_nir").export_to_nir
+    x = torch.rand(3, 4)
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 5), L(torch.full((5,), 0.9), init_hidden=True))
+
+    try:
+        want = export(build(), x)
+    except Exception as error:
+        pytest.skip(f"snnTorch's own export fails here: {type(error).__name__}: {error}")
+    net = plugin_accel.convert(build())
+    net(x)
+    got = export(plugin_accel.restore(net), x)
+    assert got.nodes.keys() == want.nodes.keys() and got.edges == want.edges
