@@ -59,6 +59,20 @@ class CpuStep:
         like = self._row
         out = torch.empty_like(like)
         kept = torch.empty_like(self._kept) if keep else None
+        if self.states == 1:  # the most frequent case, spelt out: what follows costs more than its arithmetic
+            (state,), after = states, torch.empty_like(like)
+            self._forward(
+                (
+                    x.data_ptr(),
+                    0 if kept is None else kept.data_ptr(),
+                    out.data_ptr(),
+                    0 if state is None else state.data_ptr(),
+                    after.data_ptr(),
+                    *[params[i].data_ptr() for i in self._order],
+                ),
+                torch.get_num_threads(),
+            )
+            return kept, out, (after,)
         last = [torch.empty_like(like) for _ in states]
         self._forward(
             (
@@ -94,6 +108,29 @@ class CpuStep:
     ) -> Sequence[Tensor | None]:
         """See `PreparedStep`."""
         like, n = self._row, self.states
+        if n == 1 and not learned:
+            g_out, g_after = grads
+            if g_out is not None and not g_out.is_contiguous():
+                g_out = g_out.contiguous()
+            if g_after is not None and not g_after.is_contiguous():
+                g_after = g_after.contiguous()
+            g_x = torch.empty_like(like) if needs[0] else None
+            g_state = torch.empty_like(like) if needs[1] else None
+            state = states[0]
+            self._backward(
+                (
+                    0 if x is None else x.data_ptr(),
+                    kept.data_ptr(),
+                    0 if g_out is None else g_out.data_ptr(),
+                    0 if g_x is None else g_x.data_ptr(),
+                    0 if state is None else state.data_ptr(),
+                    0 if g_after is None else g_after.data_ptr(),
+                    0 if g_state is None else g_state.data_ptr(),
+                    *self._none,
+                ),
+                torch.get_num_threads(),
+            )
+            return (g_x, g_state)
         addresses = []
         held = []  # copies among them must outlive the call
         for g in grads:
