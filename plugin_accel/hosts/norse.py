@@ -258,6 +258,23 @@ def classes() -> Mapping[type[nn.Module], type[nn.Module]]:
     return _CLASSES
 
 
+def why_left(module: nn.Module) -> str | None:
+    """Why a layer's class has no accelerated version, if there is more to say than that."""
+    return _LEFT.get(type(module).__name__)
+
+
+_LEFT = {
+    "LILinearCell": "LILinearCell is a product and ten operations, of which the product is most",
+    "LIFMCRecurrentCell": "LIFMC couples the membranes of all neurons within a step",
+    "LIFMCRefracRecurrentCell": "LIFMC couples the membranes of all neurons within a step",
+    "LIFAdExRefracCell": "LIFAdExRefrac has no kernel yet",
+    "LIFAdExRefracRecurrentCell": "LIFAdExRefrac has no kernel yet",
+    "LIFAdExRefracRecurrent": "LIFAdExRefrac has no kernel yet",
+    "CobaLIFCell": "CobaLIFCell leaves its input out, a fault of Norse that is not to be repeated in a kernel",
+    "LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons",
+}
+
+
 def owns(module: nn.Module) -> bool:
     """Whether this is a neuron layer of Norse."""
     return isinstance(module, _OWNED)

@@ -204,6 +204,12 @@ def test_the_rest_is_norses_own_forward(case: str) -> None:
     assert torch.equal(got[0].to_dense(), want[0].to_dense())
 
 
+@pytest.mark.parametrize("make", [lambda: nt.LILinearCell(3, 4), nt.LIFAdExRefracCell])
+def test_what_has_no_kernel_says_why(make: Callable[[], Any]) -> None:
+    (row,) = plugin_accel.report(nn.Sequential(make())).rows
+    assert row.status == "host" and any(type(make()).__name__[:9] in reason for reason in row.reasons)
+
+
 def test_errors_are_norses() -> None:
     layer = plugin_accel.convert(nt.LIF())
     with pytest.raises(RuntimeError, match="non-empty"):
