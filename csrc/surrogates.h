@@ -206,7 +206,7 @@ struct Tanh : Plain {
   }
 };
 
-// q: width.  2 width (1 / (2 sqrt(width^2 + d^2)) - d^2 / (2 (width^2 + d^2)^1.5)), which cancels far from the threshold
+// q: width.  2 width (1 / (2 sqrt(width^2 + d^2)) - d^2 / (2 (width^2 + d^2)^1.5)), which cancels far from th
 struct Circle : Plain {
   static constexpr int kKind = kCircle;
   template <class R>

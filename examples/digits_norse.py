@@ -1,8 +1,8 @@
 """Train a convolutional Norse network on real images twice: as it is, then with plugin_accel.
 
-A `SequentialState` of convolutions, `LIF` and a leaky integrator learns scikit-learn's handwritten digits (1797 images of
-8 x 8), turned into spike trains by a Bernoulli rate code. Both runs start from the same seed and see the same batches;
-the second differs by one line, ``plugin_accel.convert(model)``.
+A `SequentialState` of convolutions, `LIF` and a leaky integrator learns scikit-learn's handwritten digits (1797 images
+of 8 x 8), turned into spike trains by a Bernoulli rate code. Both runs start from the same seed and see the same
+batches; the second differs by one line, ``plugin_accel.convert(model)``.
 
     python examples/digits_norse.py            # some minutes on two cores, nearly all of them Norse's own
     python examples/digits_norse.py --help

@@ -4,8 +4,8 @@
 //   w   = v + k_mem ((x + v_leak) - v)      LIBox: v + k_mem ((v_leak - v) + x);  IAF: v + x
 //   z   = 1[w - th > 0];  v <- (1 - z) w + z v_reset      subtracting: (1 - z) w + z (w - th);  LIBox: v <- w
 //
-// Backward as NorseLif's, with g_x = k_mem g_w (IAF: g_w) and g_v <- g_w - k_mem g_w (IAF: g_w). Everything before a step
-// follows from `kept` of the step before.
+// Backward as NorseLif's, with g_x = k_mem g_w (IAF: g_w) and g_v <- g_w - k_mem g_w (IAF: g_w). Everything before a
+// step follows from `kept` of the step before.
 #pragma once
 #include "norse.h"
 
@@ -36,9 +36,7 @@ struct NorseBox {
     return norse_reset_(w, out, target(w, p));
   }
 
-  PA_HD static R drive(R v, R x, const R* p) {
-    return Kind == kNorseLiBox ? (p[VLeak] - v) + x : (x + p[VLeak]) - v;
-  }
+  PA_HD static R drive(R v, R x, const R* p) { return Kind == kNorseLiBox ? (p[VLeak] - v) + x : (x + p[VLeak]) - v; }
 
   PA_HD static R forward(R* s, R x, const R* p, const Flags& f, R& kept) {
     kept = kIaf ? s[V] + x : s[V] + p[KMem] * drive(s[V], x, p);
