@@ -71,3 +71,5 @@ PA_HD float trunc_(float x) { return __builtin_truncf(x); }
 PA_HD double trunc_(double x) { return __builtin_trunc(x); }
 PA_HD float floor_(float x) { return __builtin_floorf(x); }
 PA_HD double floor_(double x) { return __builtin_floor(x); }
+PA_HD float sqrt_(float x) { return __builtin_sqrtf(x); }
+PA_HD double sqrt_(double x) { return __builtin_sqrt(x); }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 constexpr int kMaxStates = 3;
-constexpr int kMaxParams = 9;
+constexpr int kMaxParams = 10;
 constexpr int kMaxSurrogateParams = 5;
 
 enum SpikeKind { kNoSpike = 0, kSingleSpike = 1, kMultiSpike = 2 };

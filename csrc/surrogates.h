@@ -1,7 +1,7 @@
 // Surrogate gradients d spike / d v as functors, one table. `prepare` does what depends on the threshold alone.
 // v: membrane before the reset, th: threshold, d = v - th.
-// Formulas: the first five sinabs/activation/surrogate_gradient_fn.py @ 3.1.3, the others snntorch/surrogate.py
-// @ 1.0.0.
+// Formulas: the first five sinabs/activation/surrogate_gradient_fn.py @ 3.1.3, those up to kSpikeRateEscape
+// snntorch/surrogate.py @ 1.0.0, the others norse/torch/functional/threshold.py @ 1.1.0.
 #pragma once
 
 enum SurrogateKind {
@@ -18,6 +18,10 @@ enum SurrogateKind {
   kAboveThreshold = 10,
   kSigmoid = 11,
   kSpikeRateEscape = 12,
+  kTriangle = 13,
+  kTanh = 14,
+  kCircle = 15,
+  kErfc = 16,
 };
 
 // q: width, scale.  scale / (th*width) * exp(-|d| / (th*width))
@@ -179,5 +183,45 @@ struct SpikeRateEscape : Plain {
   template <class R>
   PA_HD static R eval(R v, R th, const R* q, R, R) {
     return q[1] * exp_(-(q[0] * abs_(v - th - R(1))));
+  }
+};
+
+// q: height.  height relu(1 - |d|)
+struct Triangle : Plain {
+  static constexpr int kKind = kTriangle;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    const R n = R(1) - abs_(v - th);
+    return n < R(0) ? R(0) : q[0] * n;
+  }
+};
+
+// q: slope.  1 - tanh(slope d)^2, as 4 e / (1 + e)^2 with e = exp(-2 |slope d|)
+struct Tanh : Plain {
+  static constexpr int kKind = kTanh;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    const R e = exp_(-(R(2) * abs_(q[0] * (v - th)))), n = R(1) + e;
+    return R(4) * e / (n * n);
+  }
+};
+
+// q: width.  2 width (1 / (2 sqrt(width^2 + d^2)) - d^2 / (2 (width^2 + d^2)^1.5)), which cancels far from th
+struct Circle : Plain {
+  static constexpr int kKind = kCircle;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    const R d = v - th, square = q[0] * q[0] + d * d, root = sqrt_(square);
+    return (-(d * d / (R(2) * (square * root))) + R(1) / (R(2) * root)) * R(2) * q[0];
+  }
+};
+
+// q: slope.  2 exp(-(slope d)^2) / sqrt(pi)
+struct Erfc : Plain {
+  static constexpr int kKind = kErfc;
+  template <class R>
+  PA_HD static R eval(R v, R th, const R* q, R, R) {
+    const R d = q[0] * (v - th);
+    return R(2) * exp_(-(d * d)) / R(1.77245385090551602730);
   }
 };

@@ -77,6 +77,23 @@ def _spike_rate_escape(v: Tensor, th: Tensor, steepness: float, height: float) -
     return height * torch.exp(-steepness * torch.abs(v - th - 1))
 
 
+def _triangle(v: Tensor, th: Tensor, height: float) -> Tensor:
+    return height * torch.relu(1 - torch.abs(v - th))
+
+
+def _tanh(v: Tensor, th: Tensor, slope: float) -> Tensor:
+    return 1 - torch.tanh((v - th) * slope) ** 2
+
+
+def _circle(v: Tensor, th: Tensor, width: float) -> Tensor:
+    square = (v - th) ** 2
+    return (-(square / (2 * (width**2 + square) ** 1.5)) + 1 / (2 * torch.sqrt(width**2 + square))) * 2 * width
+
+
+def _erfc(v: Tensor, th: Tensor, slope: float) -> Tensor:
+    return 2 * torch.exp(-((slope * (v - th)) ** 2)) / math.sqrt(math.pi)
+
+
 # name: (number in csrc/surrogates.h, number of parameters, formula)
 _TABLE: dict[str, tuple[int, int, Callable[..., Tensor]]] = {
     "single_exponential": (1, 2, _single_exponential),
@@ -91,6 +108,10 @@ _TABLE: dict[str, tuple[int, int, Callable[..., Tensor]]] = {
     "above_threshold": (10, 0, _above_threshold),
     "sigmoid": (11, 1, _sigmoid),
     "spike_rate_escape": (12, 2, _spike_rate_escape),
+    "triangle": (13, 1, _triangle),
+    "tanh": (14, 1, _tanh),
+    "circle": (15, 1, _circle),
+    "erfc": (16, 1, _erfc),
 }
 
 PRECOMPUTED = (0, *(0.0,) * MAX_PARAMS)
@@ -119,6 +140,13 @@ class Surrogate:
     - `above_threshold` (): 1[d > 0]
     - `sigmoid` (slope): e / (e + 1)^2 slope with e = exp(-slope d); NaN where e overflows
     - `spike_rate_escape` (steepness, height): height exp(-steepness |d - 1|)
+
+    and (source: norse/torch/functional/threshold.py @ 1.1.0):
+
+    - `triangle` (height): height relu(1 - |d|)
+    - `tanh` (slope): 1 - tanh(slope d)^2
+    - `circle` (width): 2 width (1 / (2 sqrt(width^2 + d^2)) - d^2 / (2 (width^2 + d^2)^1.5))
+    - `erfc` (slope): 2 exp(-(slope d)^2) / sqrt(pi)
     """
 
     name: str

@@ -13,6 +13,11 @@ namespace PA_ISA {
 // clang-format off: the steps name surrogates
 #include "../math.h"
 #include "../surrogates.h"
+#include "../neurons/norse_adex.h"
+#include "../neurons/norse_box.h"
+#include "../neurons/norse_izhikevich.h"
+#include "../neurons/norse_lsnn.h"
+#include "../neurons/norse_refrac.h"
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
 #include "../neurons/snntorch_alpha.h"
@@ -134,8 +139,37 @@ const Kernels* snn(const Variant& v) {
   return nullptr;
 }
 
+// Norse: the kind of each header
+
+template <class R>
+const Kernels* norse(const Variant& v) {
+  const int kind = v.options[0];
+  switch (v.neuron) {
+    case kNorseLif:
+      if (kind == kNorseLi) return &Entry<NorseLif<R, kNorseLi>>::kernels;
+      if (kind == kNorseLifPlain) return &Entry<NorseLif<R, kNorseLifPlain>>::kernels;
+      if (kind == kNorseLifDetached) return &Entry<NorseLif<R, kNorseLifDetached>>::kernels;
+      return &Entry<NorseLif<R, kNorseLifEx>>::kernels;
+    case kNorseBox:
+      if (kind == kNorseLiBox) return &Entry<NorseBox<R, kNorseLiBox>>::kernels;
+      if (kind == kNorseLifBox) return &Entry<NorseBox<R, kNorseLifBox>>::kernels;
+      if (kind == kNorseLifBoxSubtract) return &Entry<NorseBox<R, kNorseLifBoxSubtract>>::kernels;
+      return &Entry<NorseBox<R, kNorseIaf>>::kernels;
+    case kNorseAdEx:
+      return &Entry<NorseAdEx<R>>::kernels;
+    case kNorseLsnn:
+      return kind ? &Entry<NorseLsnn<R, true>>::kernels : &Entry<NorseLsnn<R, false>>::kernels;
+    case kNorseIzhikevich:
+      return &Entry<NorseIzhikevich<R>>::kernels;
+    case kNorseRefrac:
+      return kind ? &Entry<NorseRefrac<R, true>>::kernels : &Entry<NorseRefrac<R, false>>::kernels;
+  }
+  return nullptr;
+}
+
 template <class R>
 const Kernels* family(const Variant& v) {
+  if (v.neuron >= kNorseLif) return norse<R>(v);
   return v.neuron == kSinabsLif || v.neuron == kSinabsAlif ? sinabs<R>(v) : snn<R>(v);
 }
 

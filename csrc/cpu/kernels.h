@@ -4,11 +4,26 @@
 
 #include "../problem.h"
 
-enum NeuronKind { kSinabsLif, kSinabsAlif, kSnnLeaky, kSnnLapicque, kSnnSynaptic, kSnnAlpha, kSnnParallel };
+enum NeuronKind {
+  kSinabsLif,
+  kSinabsAlif,
+  kSnnLeaky,
+  kSnnLapicque,
+  kSnnSynaptic,
+  kSnnAlpha,
+  kSnnParallel,
+  kNorseLif,
+  kNorseBox,
+  kNorseAdEx,
+  kNorseLsnn,
+  kNorseIzhikevich,
+  kNorseRefrac
+};
 
 // What is decided at compile time for one neuron. options, by family:
 //   sinabs    synapse (0, 1), SpikeKind, ResetKind
 //   snnTorch  SnnReset, delay (0, 1), unused
+//   Norse     NorseLifKind, NorseBoxKind, or detached (0, 1) of LSNN and LIFRefrac; unused
 struct Variant {
   int neuron;
   bool fp64;

@@ -335,6 +335,14 @@ void with_surrogate(int kind, const Call& f) {
       return f(Sigmoid{});
     case kSpikeRateEscape:
       return f(SpikeRateEscape{});
+    case kTriangle:
+      return f(Triangle{});
+    case kTanh:
+      return f(Tanh{});
+    case kCircle:
+      return f(Circle{});
+    case kErfc:
+      return f(Erfc{});
   }
 }
 

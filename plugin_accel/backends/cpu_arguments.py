@@ -34,7 +34,7 @@ def static_of(neuron: Neuron, config: Config, dtype: torch.dtype) -> Static:
     names = neuron.params(config)
     slots = tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
     # the hosts' spikes are fp32 whatever the input
-    spikes = torch.float32 if config.spiking else dtype
+    spikes = torch.float32 if config.narrows else dtype
     variant = (neuron.index, int(dtype is torch.float64), *config.packed_variant)
     return Static(variant, config.packed_flags, slots, spikes, torch.empty((), dtype=spikes, device=_CPU))
 

@@ -175,7 +175,7 @@ def prepare(
     """A step for inputs like `x` and parameters like `params`; None where the general path must be taken."""
     if (
         config.time_dim != STEP
-        or config.surrogate is None
+        or (config.spiking and config.surrogate is None)
         or x.dtype is not torch.float32
         or x.numel() == 0
         or x.numel() * x.element_size() > _MOST_BYTES

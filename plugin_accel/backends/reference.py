@@ -107,7 +107,7 @@ class ReferenceBackend:
         """See `Kernels.forward`."""
         with torch.no_grad():
             out, kept, last, records = _loop(neuron, config, x, first, params)
-            spikes = out.float() if config.spiking else out
+            spikes = out.float() if config.narrows else out
             return Result(
                 spikes,
                 spikes.mean() if neuron.averages else None,

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-HOSTS = ("sinabs", "snntorch")
+HOSTS = ("sinabs", "snntorch", "norse")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from plugin_accel.bench.memory import IMPORT_PROGRAM, peak_bytes, summarise_imports
 from plugin_accel.bench.workload import Workload, peers
 
-SUITES = {name: f"plugin_accel.bench.{name}_suite" for name in ("sinabs", "snntorch")}
+SUITES = {name: f"plugin_accel.bench.{name}_suite" for name in ("sinabs", "snntorch", "norse")}
 
 
 def suite(host: str, quick: bool) -> list[Workload]:

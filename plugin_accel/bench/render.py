@@ -16,6 +16,7 @@ GROUPS = {
     "memory": "Bound by memory",
     "small": "Small",
     "streaming": "Streaming: one time step per call, state kept",
+    "recurrent": "Recurrent",
 }
 Table = tuple[str, list[tuple[str, ...]]]
 

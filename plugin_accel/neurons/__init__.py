@@ -3,6 +3,10 @@
 from plugin_accel.neurons import ops
 from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.neuron import Derived, Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
+from plugin_accel.neurons.norse_adaptive import NORSE_ADEX, NORSE_IZHIKEVICH, NORSE_LSNN
+from plugin_accel.neurons.norse_box import NORSE_BOX
+from plugin_accel.neurons.norse_config import NorseConfig
+from plugin_accel.neurons.norse_lif import NORSE_LIF, NORSE_REFRAC
 from plugin_accel.neurons.sequence import run, run_unchecked
 from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
 from plugin_accel.neurons.sinabs_config import SinabsConfig
@@ -21,6 +25,12 @@ _NEURONS = (
     SNNTORCH_SYNAPTIC,
     SNNTORCH_ALPHA,
     SNNTORCH_PARALLEL,
+    NORSE_LIF,
+    NORSE_BOX,
+    NORSE_ADEX,
+    NORSE_LSNN,
+    NORSE_IZHIKEVICH,
+    NORSE_REFRAC,
 )
 
 ALL: dict[str, Neuron] = {n.name: n for n in _NEURONS}
@@ -31,6 +41,12 @@ for _neuron in ALL.values():
 
 __all__ = [
     "ALL",
+    "NORSE_ADEX",
+    "NORSE_BOX",
+    "NORSE_IZHIKEVICH",
+    "NORSE_LIF",
+    "NORSE_LSNN",
+    "NORSE_REFRAC",
     "SINABS_ALIF",
     "SINABS_LIF",
     "SNNTORCH_ALPHA",
@@ -44,6 +60,7 @@ __all__ = [
     "Incoming",
     "Kernels",
     "Neuron",
+    "NorseConfig",
     "Result",
     "Saved",
     "SinabsConfig",

@@ -43,7 +43,12 @@ class Config(ABC):
     @property
     @abstractmethod
     def spiking(self) -> bool:
-        """Whether the output is spikes, which the hosts keep in fp32 whatever the input."""
+        """Whether the output is spikes."""
+
+    @property
+    def narrows(self) -> bool:
+        """Whether the output is fp32 whatever the input, as the spikes of most hosts."""
+        return self.spiking
 
     @property
     @abstractmethod

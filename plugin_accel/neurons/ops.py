@@ -98,7 +98,7 @@ def register(neuron: Neuron) -> None:
         decoded = decode(config)
         check_call(neuron, decoded, x, first, params)
         layout = symbolic_layout_of(x, decoded.time_dim)
-        spikes = torch.float32 if decoded.spiking else x.dtype
+        spikes = torch.float32 if decoded.narrows else x.dtype
         mean = x.new_empty(() if neuron.averages else 0, dtype=spikes)
 
         def full(dtype: torch.dtype) -> Tensor:

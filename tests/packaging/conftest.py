@@ -98,7 +98,7 @@ class Environment:
 
     def see_dependencies(self) -> None:
         """Makes torch, the hosts and the rest of the running interpreter's packages importable here."""
-        names = ("torch", "sinabs", "snntorch", "pluggy")
+        names = ("torch", "sinabs", "snntorch", "norse", "pluggy")
         homes = {Path(str(importlib.util.find_spec(name).origin)).parents[1] for name in names}  # type: ignore[union-attr]
         (self.site_packages / "dependencies.pth").write_text("\n".join(map(str, sorted(homes))))
 

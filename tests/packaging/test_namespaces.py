@@ -37,6 +37,30 @@ print(json.dumps([
     assert foreign == missing == others == []
 
 
+def test_one_changed_import_accelerates_a_norse_script(installed: Environment) -> None:
+    missing, others, accelerated, restored, functions = installed.ask("""
+import json, warnings
+warnings.simplefilter("ignore")
+import norse.torch.accel as norse
+import norse.torch as host, plugin_accel, torch
+from norse.torch.accel import convert, restore
+from plugin_accel.hosts.norse import classes
+public = [name for name in dir(host) if not name.startswith('_') and name != 'accel']
+ours = {cls.__name__: cls for cls in classes().values()}
+net = norse.SequentialState(torch.nn.Linear(3, 4), norse.LIF(), norse.LIFRecurrent(4, 4), norse.LI())
+accelerated = len(plugin_accel.report(net).accelerated)
+print(json.dumps([
+    [name for name in public if not hasattr(norse, name)],
+    [name for name in public if getattr(norse, name) is not ours.get(name, getattr(host, name))],
+    accelerated,
+    type(restore(net)[1]) is host.LIF,
+    convert is plugin_accel.convert,
+]))
+""")
+    assert missing == others == []
+    assert accelerated == 3 and restored and functions
+
+
 def test_one_changed_import_accelerates_a_snntorch_script(installed: Environment) -> None:
     missing, others, accelerated, restored, functions = installed.ask("""
 import json

@@ -1,0 +1,299 @@
+"""Accelerated Norse layers: Norse's own classes with another `forward`, and nothing else.
+
+Each class subclasses the layer of the same name, adds no constructor, member or state, and falls back to
+`super().forward()` for what it cannot take. Numbers and quirks are Norse's (1.1.0); see docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import norse.torch as nt
+import torch
+from torch import Tensor, nn
+
+from plugin_accel.hosts import norse_forms as nf
+from plugin_accel.hosts import norse_recurrent as nr
+from plugin_accel.hosts.norse_call import call
+from plugin_accel.hosts.norse_step import quick_step
+from plugin_accel.hosts.sequences import Refused, SequenceResult
+from plugin_accel.neurons.layout import STEP
+
+_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+def last_fallback(module: nn.Module) -> str | None:
+    """Why the last call of a converted layer that could not be accelerated ran Norse's own forward."""
+    return _fallbacks.get(module)
+
+
+def _refused(layer: nn.Module, why: Refused) -> None:
+    if not torch.compiler.is_compiling():
+        _fallbacks[layer] = str(why)
+
+
+class _Cell(nn.Module):
+    """One step of a feed-forward neuron."""
+
+    def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
+        try:
+            if not torch.compiler.is_compiling() and (quick := quick_step(self, input_tensor, state)) is not None:
+                return quick
+            form, made = call(self, input_tensor, state, STEP)
+            return made.out, form.make(made.last)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_tensor, state)
+
+
+class _Sequence(nn.Module):
+    """All steps of a feed-forward neuron."""
+
+    def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
+        layer: Any = self
+        record = bool(layer.record_states)
+        try:
+            form, made = call(self, input_tensor, state, 0, record=record)
+            return made.out, form.make(made.records if record else made.last)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_tensor, state)
+
+
+class _RecurrentCell(nn.Module):
+    """One step of a recurrent neuron."""
+
+    def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
+        try:
+            return nr.recurrent_step(_recurrent_form(self), self, input_tensor, state)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_tensor, state)
+
+
+class _RecurrentSequence(nn.Module):
+    """All steps of a recurrent neuron."""
+
+    def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
+        try:
+            return nr.recurrent_sequence(_recurrent_form(self), self, input_tensor, state)
+        except Refused as why:
+            _refused(self, why)
+            return super().forward(input_tensor, state)
+
+
+class LIFCell(_Cell, nt.LIFCell):
+    __doc__ = nt.LIFCell.__doc__
+
+
+class LIF(_Sequence, nt.LIF):
+    __doc__ = nt.LIF.__doc__
+
+
+class LICell(_Cell, nt.LICell):
+    __doc__ = nt.LICell.__doc__
+
+
+class LI(_Sequence, nt.LI):
+    __doc__ = nt.LI.__doc__
+
+
+class LIFBoxCell(_Cell, nt.LIFBoxCell):
+    __doc__ = nt.LIFBoxCell.__doc__
+
+
+class LIBoxCell(_Cell, nt.LIBoxCell):
+    __doc__ = nt.LIBoxCell.__doc__
+
+
+class IAFCell(_Cell, nt.IAFCell):
+    __doc__ = nt.IAFCell.__doc__
+
+
+class IAF(_Sequence, nt.IAF):
+    __doc__ = nt.IAF.__doc__
+
+
+class LIFExCell(_Cell, nt.LIFExCell):
+    __doc__ = nt.LIFExCell.__doc__
+
+
+class LIFEx(_Sequence, nt.LIFEx):
+    __doc__ = nt.LIFEx.__doc__
+
+
+class LIFAdExCell(_Cell, nt.LIFAdExCell):
+    __doc__ = nt.LIFAdExCell.__doc__
+
+
+class LIFAdEx(_Sequence, nt.LIFAdEx):
+    __doc__ = nt.LIFAdEx.__doc__
+
+
+class LSNNCell(_Cell, nt.LSNNCell):
+    __doc__ = nt.LSNNCell.__doc__
+
+
+class LSNN(_Sequence, nt.LSNN):
+    __doc__ = nt.LSNN.__doc__
+
+
+class IzhikevichCell(_Cell, nt.IzhikevichCell):
+    __doc__ = nt.IzhikevichCell.__doc__
+
+
+class Izhikevich(_Sequence, nt.Izhikevich):
+    __doc__ = nt.Izhikevich.__doc__
+
+
+class LIFRefracCell(_Cell, nt.LIFRefracCell):
+    __doc__ = nt.LIFRefracCell.__doc__
+
+
+class LIFRecurrentCell(_RecurrentCell, nt.LIFRecurrentCell):
+    __doc__ = nt.LIFRecurrentCell.__doc__
+
+
+class LIFRecurrent(_RecurrentSequence, nt.LIFRecurrent):
+    __doc__ = nt.LIFRecurrent.__doc__
+
+
+class LIFExRecurrentCell(_RecurrentCell, nt.LIFExRecurrentCell):
+    __doc__ = nt.LIFExRecurrentCell.__doc__
+
+
+class LIFExRecurrent(_RecurrentSequence, nt.LIFExRecurrent):
+    __doc__ = nt.LIFExRecurrent.__doc__
+
+
+class LIFAdExRecurrentCell(_RecurrentCell, nt.LIFAdExRecurrentCell):
+    __doc__ = nt.LIFAdExRecurrentCell.__doc__
+
+
+class LIFAdExRecurrent(_RecurrentSequence, nt.LIFAdExRecurrent):
+    __doc__ = nt.LIFAdExRecurrent.__doc__
+
+
+class LSNNRecurrentCell(_RecurrentCell, nt.LSNNRecurrentCell):
+    __doc__ = nt.LSNNRecurrentCell.__doc__
+
+
+class LSNNRecurrent(_RecurrentSequence, nt.LSNNRecurrent):
+    __doc__ = nt.LSNNRecurrent.__doc__
+
+
+class IzhikevichRecurrentCell(_RecurrentCell, nt.IzhikevichRecurrentCell):
+    __doc__ = nt.IzhikevichRecurrentCell.__doc__
+
+
+class IzhikevichRecurrent(_RecurrentSequence, nt.IzhikevichRecurrent):
+    __doc__ = nt.IzhikevichRecurrent.__doc__
+
+
+class LIFRefracRecurrentCell(_RecurrentCell, nt.LIFRefracRecurrentCell):
+    __doc__ = nt.LIFRefracRecurrentCell.__doc__
+
+
+class LIFRefracRecurrent(_RecurrentSequence, nt.LIFRefracRecurrent):
+    __doc__ = nt.LIFRefracRecurrent.__doc__
+
+
+_FEED_FORWARD: list[type[nn.Module]] = [
+    *(LIFCell, LIF, LICell, LI, LIFBoxCell, LIBoxCell, IAFCell, IAF, LIFExCell, LIFEx, LIFAdExCell, LIFAdEx),
+    *(LSNNCell, LSNN, IzhikevichCell, Izhikevich, LIFRefracCell),
+]
+_HEARING: list[tuple[type[nn.Module], nr.RecurrentForm]] = [
+    *((LIFRecurrentCell, nr.LIF), (LIFRecurrent, nr.LIF)),
+    *((LIFExRecurrentCell, nr.LIF_EX), (LIFExRecurrent, nr.LIF_EX)),
+    *((LIFAdExRecurrentCell, nr.LIF_ADEX), (LIFAdExRecurrent, nr.LIF_ADEX)),
+    *((LSNNRecurrentCell, nr.LSNN), (LSNNRecurrent, nr.LSNN)),
+    *((IzhikevichRecurrentCell, nr.IZHIKEVICH), (IzhikevichRecurrent, nr.IZHIKEVICH)),
+    *((LIFRefracRecurrentCell, nr.LIF_REFRAC), (LIFRefracRecurrent, nr.LIF_REFRAC)),
+]
+for _name in ("LIFBox", "LIBox"):  # sequences that only newer releases of Norse have
+    if hasattr(nt, _name):
+        _base = getattr(nt, _name)
+        globals()[_name] = type(_name, (_Sequence, _base), {"__doc__": _base.__doc__, "__module__": __name__})
+        _FEED_FORWARD.append(globals()[_name])
+
+
+def _host_of(cls: type[nn.Module]) -> type[nn.Module]:
+    return cls.__bases__[1]
+
+
+_RECURRENT = {_host_of(cls): form for cls, form in _HEARING}
+_CLASSES = {_host_of(cls): cls for cls in (*_FEED_FORWARD, *(c for c, _ in _HEARING))}
+
+
+def _recurrent_form(module: nn.Module) -> Any:
+    """Its `RecurrentForm`; None of a layer that has none."""
+    return next((_RECURRENT[c] for c in type(module).__mro__ if c in _RECURRENT), None)
+
+
+def sequence(
+    module: nn.Module, x: Tensor, states: Sequence[Tensor | None], *, record: Sequence[bool]
+) -> SequenceResult:
+    """All time steps of a cell at once; see `plugin_accel.hosts.sequences`.
+
+    `states` are the tensors of one of Norse's states, in the order of its fields; nested ones flattened.
+    """
+    form = nf.form_of(type(module))
+    if form is None or not isinstance(module, _Cell):
+        raise Refused(f"{type(module).__name__} has no kernel for sequences")
+    given = None if all(s is None for s in states) else form.make(states)
+    _, made = call(module, x, given, 0, record=any(record))
+    records = tuple(made.records[i] if want else None for i, want in enumerate(record))
+    return SequenceResult((made.out, *records), made.last)
+
+
+def has_sequence(module: nn.Module) -> bool:
+    """Whether `sequence` knows this layer, which is converted."""
+    return isinstance(module, _Cell)
+
+
+def classes() -> Mapping[type[nn.Module], type[nn.Module]]:
+    """Norse's classes and their accelerated subclasses."""
+    return _CLASSES
+
+
+def why_left(module: nn.Module) -> str | None:
+    """Why a layer's class has no accelerated version, if there is more to say than that."""
+    return _LEFT.get(type(module).__name__)
+
+
+_LEFT = {
+    "LILinearCell": "LILinearCell is a product and ten operations, of which the product is most",
+    "LIFMCRecurrentCell": "LIFMC couples the membranes of all neurons within a step",
+    "LIFMCRefracRecurrentCell": "LIFMC couples the membranes of all neurons within a step",
+    "LIFAdExRefracCell": "LIFAdExRefrac has no kernel yet",
+    "LIFAdExRefracRecurrentCell": "LIFAdExRefrac has no kernel yet",
+    "LIFAdExRefracRecurrent": "LIFAdExRefrac has no kernel yet",
+    "CobaLIFCell": "CobaLIFCell leaves its input out, a fault of Norse that is not to be repeated in a kernel",
+    "LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons",
+}
+
+
+def owns(module: nn.Module) -> bool:
+    """Whether this is a neuron layer of Norse."""
+    return isinstance(module, _OWNED)
+
+
+_OWNED = (
+    *(nt.module.snn.SNNCell, nt.module.snn.SNN, nt.module.snn.SNNRecurrentCell, nt.module.snn.SNNRecurrent),
+    *(nt.LILinearCell, nt.CobaLIFCell, nt.LIFCorrelation),
+)
+
+
+def reasons(module: nn.Module) -> tuple[str, ...]:
+    """Why a layer, converted, runs Norse's own forward as it is configured now."""
+    form = nf.form_of(type(module)) or _recurrent_form(module)
+    return () if form is None else form.reasons(module)
+
+
+def neuron(module: nn.Module) -> str:
+    """Name of the neuron that a backend runs for this layer."""
+    form = nf.form_of(type(module))
+    name: str = (form or _recurrent_form(module).form).neuron.name
+    return name

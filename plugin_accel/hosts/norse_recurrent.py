@@ -1,0 +1,177 @@
+"""Norse's recurrent layers: input products for all steps at once, then one product and one fused step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from norse.torch.functional import izhikevich, lif, lif_adex, lif_ex, lif_refrac, lsnn
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from plugin_accel import backends
+from plugin_accel.backends import Backend
+from plugin_accel.hosts import norse_forms as nf
+from plugin_accel.hosts import norse_surrogates as ns
+from plugin_accel.hosts.inputs import as_param, check_input, is_watched
+from plugin_accel.hosts.norse_call import config
+from plugin_accel.hosts.norse_forms import Form
+from plugin_accel.hosts.sequences import Refused
+from plugin_accel.neurons import NorseConfig, run_unchecked
+from plugin_accel.neurons.layout import STEP
+from plugin_accel.neurons.prepared import PreparedStep, run_step
+from plugin_accel.neurons.recurrent import KernelStep, run_recurrent
+
+FP32, FP64 = torch.float32, torch.float64
+
+
+@dataclass(frozen=True)
+class RecurrentForm:
+    """One family of recurrent neurons.
+
+    Attributes:
+        form: The feed-forward family that has its parameters.
+        kind: The kernels' kind.
+        activation: Norse's function for one step.
+        state: Norse's class for the state: the spikes z, then the kernels' states.
+    """
+
+    form: Form
+    kind: str
+    activation: Callable[..., Any] = field(compare=False)
+    state: type[Any]
+
+    def states(self, state: Any) -> list[Tensor]:
+        """(z, *the kernels' states) of one of Norse's.
+
+        Raises:
+            Refused: it lacks one; Norse's own forward then says so.
+        """
+        try:
+            if self.form.nested:
+                return [state.lif.z, state.lif.v, state.lif.i, state.rho]
+            return [getattr(state, n) for n in self.state._fields]
+        except AttributeError as error:
+            raise Refused(f"state: {error}") from None
+
+    def make(self, z: Any, states: Any) -> Any:
+        """One of Norse's states."""
+        if self.form.nested:
+            return lif_refrac.LIFRefracState(lif.LIFState(z, states[0], states[1]), states[2])
+        return self.state(z, *states)
+
+    def reasons(self, layer: Any) -> tuple[str, ...]:
+        """Why a layer's configuration is left to Norse's own forward."""
+        found = self.form.threshold_reasons(layer.p)
+        if layer.activation is not self.activation:
+            name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
+            found = (f"activation is {name}, not {self.activation.__name__}", *found)
+        if not found and ns.surrogate_of(self.form.spiking(layer.p)) in (None, ns.NO_GRADIENT):
+            found = ("a recurrent layer with a steepness per neuron, or without a gradient, has no kernel",)
+        return found
+
+
+def _dense(what: str, t: Any, x: Tensor, shape: tuple[int, ...], settled: bool = False) -> Tensor:
+    if type(t) is not Tensor and type(t) is not nn.Parameter:
+        raise Refused(f"{what} is a {type(t).__name__}")
+    if settled and t.dtype is FP32:
+        t = t.to(x.dtype)
+    if t.dtype is not x.dtype or (t.device != x.device and t.dim()) or t.layout is not torch.strided or t.is_neg():
+        raise Refused(f"{what} is {t.dtype} on {t.device}, the input {x.dtype} on {x.device}")
+    t = t.to(x.device)
+    if t.shape != shape:
+        if t.dim() > len(shape) or any(n not in (1, m) for n, m in zip(t.shape[::-1], shape[::-1], strict=False)):
+            raise Refused(f"{what} of shape {tuple(t.shape)} does not broadcast to {shape}")
+        t = t.expand(shape)
+    dense: Tensor = t.contiguous()
+    return dense
+
+
+@dataclass(frozen=True)
+class _Ready:
+    step: PreparedStep | None
+    backend: Backend
+    config: NorseConfig
+    drive: Tensor
+    states: list[Tensor]
+    params: list[Tensor]
+    weight: Tensor
+
+
+def _prepare(form: RecurrentForm, layer: Any, x: Tensor, state: Any, time_dim: int) -> _Ready:
+    if why := form.reasons(layer):
+        raise Refused("; ".join(why))
+    check_input(x)
+    if torch.compiler.is_compiling() or is_watched():
+        raise Refused("recurrent layers are not compiled")
+    if torch.is_autocast_enabled(x.device.type):
+        raise Refused("under autocast the products have another dtype than the neurons")
+    if x.dtype not in (FP32, FP64) or x.dim() < 2 + (time_dim == 0) or x.numel() == 0:
+        raise Refused(f"recurrent layers are accelerated for batches of float32 or float64, got {x.dtype}, {x.dim()}-d")
+    own = layer.recurrent_weights
+    size = own.shape[0]
+    weight = _dense("recurrent_weights", own, x, (size, size))
+    first = form.states(layer.state_fallback(x) if state is None else state)
+    shape = (*x.shape[:-1], size)
+    after = shape[1:] if time_dim == 0 else shape
+    ours = form.form
+    states = [_dense("state", s, x, after, settled=state is None and ours.settled) for s in first]
+    drive = linear(x, _dense("input_weights", layer.input_weights, x, (size, x.shape[-1]))).contiguous()
+    made = ns.surrogate_of(ours.spiking(layer.p))
+    settings = config(form.kind, made, STEP, True)
+    names = ours.neuron.params(settings)[:-1]
+    values = ours.params(layer.p, layer.dt)
+    if ours.nested and made is not None:
+        values = (*values, made.params[0])
+    params = [as_param(n, v, x, x.dtype, after) for n, v in zip(names, values, strict=True)]
+    backend = backends.choose(x.device, x.dtype, ours.neuron.name)
+    if backend is None:
+        raise Refused(f"no backend for {x.dtype} on {x.device}")
+    prepare = getattr(backend, "prepare", None)
+    sample = drive.detach()[0] if time_dim == 0 else drive.detach()
+    step = None if prepare is None else prepare(ours.neuron, settings, sample, [*params, sample])
+    return _Ready(step, backend, settings, drive, states, params, weight)
+
+
+def recurrent_step(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """One step of a recurrent cell: (spikes, state).
+
+    Raises:
+        Refused: Norse's own forward must run.
+    """
+    ready = _prepare(form, layer, x, state, STEP)
+    z, *states = ready.states
+    params = [*ready.params, linear(z, ready.weight)]
+    if ready.step is not None:
+        out, *last = run_step(ready.step, ready.drive, states, params)
+        return out, form.make(out, last)
+    made = run_unchecked(form.form.neuron, ready.backend, ready.config, ready.drive, states, params)
+    return made.out, form.make(made.out, made.last)
+
+
+def recurrent_sequence(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """All steps of a recurrent layer: (spikes, state), the state of every step with `record_states`.
+
+    Raises:
+        Refused: Norse's own forward must run.
+    """
+    ready = _prepare(form, layer, x, state, 0)
+    z, *states = ready.states
+    record = bool(layer.record_states)
+    step = ready.step or KernelStep(ready.backend, form.form.neuron, ready.config, ready.params)
+    made = run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
+    if record:
+        return made.out, form.make(made.out, made.records)
+    return made.out, form.make(made.out[-1].clone(), made.last)
+
+
+LIF = RecurrentForm(nf.LIF, "lif_detached", lif.lif_step, lif.LIFState)
+LIF_EX = RecurrentForm(nf.LIF_EX, "lif_ex", lif_ex.lif_ex_step, lif_ex.LIFExState)
+LIF_ADEX = RecurrentForm(nf.LIF_ADEX, "adex", lif_adex.lif_adex_step, lif_adex.LIFAdExState)
+LSNN = RecurrentForm(nf.LSNN, "lsnn_detached", lsnn.lsnn_step, lsnn.LSNNState)
+IZHIKEVICH = RecurrentForm(
+    nf.IZHIKEVICH, "izhikevich", izhikevich.izhikevich_recurrent_step, izhikevich.IzhikevichRecurrentState
+)
+LIF_REFRAC = RecurrentForm(nf.LIF_REFRAC, "refrac_detached", lif_refrac.lif_refrac_step, lif_refrac.LIFRefracState)

@@ -1,0 +1,144 @@
+"""The quick way through a single step: what a cell's last call had established is compared, and nothing else done.
+
+A user's time loop calls a cell some hundred times in a row with nothing new but the numbers. `quick_step` runs a
+prepared step if that is so, or prepares one; what it cannot take in this way goes through `norse_call.call`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from plugin_accel import backends
+from plugin_accel.hosts import norse_surrogates as ns
+from plugin_accel.hosts.inputs import is_watched, number
+from plugin_accel.hosts.norse_call import config
+from plugin_accel.hosts.norse_forms import form_of
+from plugin_accel.neurons.layout import STEP
+from plugin_accel.neurons.prepared import PreparedStep, run_step
+
+FP32 = torch.float32
+_CPU = torch.device("cpu")
+_TENSORS = (Tensor, nn.Parameter)
+
+
+class _Plan:
+    """A prepared step, and what it was prepared for; no step where the general way must be gone."""
+
+    __slots__ = (
+        *("activation", "alpha", "backend", "dt", "form", "numbers", "p"),
+        *("params", "shape", "shapes", "slope", "steep", "step", "values"),
+    )
+
+    def __init__(self, layer: Any, x: Tensor) -> None:
+        form = form_of(type(layer))
+        assert form is not None
+        self.form = form
+        self.activation, self.p, self.dt = layer.activation, layer.p, layer.dt
+        self.shape, self.backend = x.shape, backends.requested()
+        self.steep: Any = None  # where alpha is read from at each call
+        self.alpha = 0.0
+        self.step: PreparedStep | None = None
+        self.numbers: dict[int, Tensor] = {}
+        self.shapes: list[tuple[torch.Size, bool]] = []
+        self.values: list[tuple[Tensor, float]] | None = None  # of the layer's own tensors, where each has one, fixed
+        self.params: list[Tensor] = []
+        self.slope: tuple[Any, ...] = ()
+        if form.reasons(layer):
+            return
+        spiking, made = form.spiking(layer.p), None
+        if spiking is not None:
+            made = ns.surrogate_of(spiking)
+            if made is None or made is ns.NO_GRADIENT:
+                return
+            if ns.reads_alpha(spiking):
+                self.steep, self.alpha = spiking, float(spiking.alpha)
+        given = form.params(self.p, self.dt)
+        self.slope = made.params[:1] if form.nested and made is not None else ()
+        given = (*given, *self.slope)
+        if any(not isinstance(v, (*_TENSORS, float, int)) for v in given):
+            return
+        self.numbers = {i: number(float(v), FP32, _CPU) for i, v in enumerate(given) if not isinstance(v, Tensor)}
+        params = [self.numbers.get(i, v) for i, v in enumerate(given)]
+        if any(p.dtype is not FP32 or not p.is_cpu for p in params):
+            return
+        self.shapes = [(p.shape, p.dim() > 0) for p in params]
+        own = _tensors(self.p)
+        if type(self.dt) is float and all(t.dim() == 0 and t.is_cpu and not t.requires_grad for t in own):
+            self.values = [(t, t.item()) for t in own]
+            with torch.inference_mode(False):
+                self.params = [p.clone() for p in params]  # the layer's own may be changed in place
+        kind = form.kind_of(self.p)
+        assert kind is not None
+        prepare = getattr(backends.choose(_CPU, FP32, form.neuron.name), "prepare", None)
+        if prepare is not None:
+            self.step = prepare(form.neuron, config(kind, made, STEP), x, params)
+
+    def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
+        """Whether a layer with these attributes and this input is as it was."""
+        return (
+            self.p is own["p"]
+            and self.dt is own["dt"]
+            and self.activation is own["activation"]
+            and self.shape == x.shape
+            and self.backend == backends.requested()
+            and (self.steep is None or self.alpha == float(self.steep.alpha))
+        )
+
+    def known(self) -> list[Tensor] | None:
+        """The parameters of a layer that has one fixed value of each; None if one is another than it was."""
+        assert self.values is not None
+        for t, value in self.values:
+            if t.requires_grad or t.item() != value:
+                return None
+        return self.params
+
+
+def _changing(plan: _Plan) -> list[Tensor] | None:
+    """The parameters of a layer that learns some, or has some per neuron; None if they are not as they were."""
+    params = [*plan.form.params(plan.p, plan.dt), *plan.slope]
+    for i, value in plan.numbers.items():
+        params[i] = value
+    for p, (shape, dense) in zip(params, plan.shapes, strict=True):
+        if p.dtype is not FP32 or p.shape != shape or not p.is_cpu or (dense and not p.is_contiguous()):
+            return None
+    return params
+
+
+def _tensors(p: Any) -> list[Tensor]:
+    """Every tensor in a tuple of parameters."""
+    return [t for v in p for t in (_tensors(v) if isinstance(v, tuple) else [v]) if isinstance(t, Tensor)]
+
+
+_plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+
+
+def quick_step(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
+    """(output, state) of one step; None if the general way must be gone."""
+    if type(x) is not Tensor or x.dtype is not FP32 or state is None or is_watched():
+        return None
+    if not x.is_cpu or not x.is_contiguous() or x.is_neg():
+        return None
+    own = layer.__dict__
+    plan = _plans.get(layer)
+    if plan is None or not plan.is_for(own, x):
+        plan = _plans[layer] = _Plan(layer, x)
+    step, form = plan.step, plan.form
+    if step is None or type(state) is not form.state:
+        return None
+    params = plan.known() if plan.values is not None else _changing(plan)
+    if params is None:
+        del _plans[layer]
+        return None
+    shape = plan.shape
+    states = form.states(state) if form.nested else state
+    for s in states:
+        if type(s) is not Tensor or s.dtype is not FP32 or s.shape != shape or not s.is_cpu:
+            return None
+        if not s.is_contiguous() or s.is_neg():
+            return None
+    out, *last = run_step(step, x, states, params)
+    return out, form.make(last)
