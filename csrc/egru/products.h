@@ -1,0 +1,141 @@
+// Products with the recurrent weights, from packed panels. Every sum runs over k in order in one chain, so that leaving
+// out the zeros (gather) changes no bit.
+namespace egru {
+namespace PA_ISA {
+
+PA_HD int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
+
+// Panels of N columns: columns of a vector lie together, `Vectors` vectors of one k side by side.
+//   forward:  q = y R; a panel holds z, r and g of one vector of units: [H / W][k < H][3][W]
+//   backward: dy = dq R^T; panels of three vectors of units, the last of what is left: [..][k < 3H][3][W]
+template <class R, int Rows, int Vectors>
+inline void dense_tile(const R* a, int64_t lda, const R* panel, int64_t depth, const R* first, int64_t first_stride,
+                       R* out, int64_t ldo, int64_t out_stride) {
+  using V = Vec<R>;
+  V sum[Rows][Vectors];
+  for (int j = 0; j < Vectors; ++j)
+    for (int i = 0; i < Rows; ++i) sum[i][j] = first ? V::load(first + j * first_stride) : V::all(R(0));
+  for (int64_t k = 0; k < depth; ++k) {
+    V b[Vectors];
+    for (int j = 0; j < Vectors; ++j) b[j] = V::load(panel + (k * Vectors + j) * V::width);
+    for (int i = 0; i < Rows; ++i) {
+      const V s = V::all(a[i * lda + k]);
+      for (int j = 0; j < Vectors; ++j) sum[i][j].add(s, b[j]);
+    }
+  }
+  for (int i = 0; i < Rows; ++i)
+    for (int j = 0; j < Vectors; ++j) sum[i][j].store(out + i * ldo + j * out_stride);
+}
+
+// One row: `Blocks` neighbouring forward panels, active units alone.
+template <class R, int Blocks>
+inline void gather_blocks(const R* y, const int32_t* active, int count, const R* panels, int64_t hidden, int64_t padded,
+                          const R* first, R* out) {
+  using V = Vec<R>;
+  V sum[Blocks][3];
+  const int64_t size = hidden * 3 * V::width;
+  for (int n = 0; n < Blocks; ++n)
+    for (int j = 0; j < 3; ++j) sum[n][j] = V::load(first + j * padded + n * V::width);
+  for (int e = 0; e < count; ++e) {
+    const int64_t k = active[e];
+    const V s = V::all(y[k]);
+    const R* at = panels + k * 3 * V::width;
+    for (int n = 0; n < Blocks; ++n)
+      for (int j = 0; j < 3; ++j) sum[n][j].add(s, V::load(at + n * size + j * V::width));
+  }
+  for (int n = 0; n < Blocks; ++n)
+    for (int j = 0; j < 3; ++j) sum[n][j].store(out + j * padded + n * V::width);
+}
+
+template <class R>
+void gather_row(const R* y, const int32_t* active, int count, const R* packed, int64_t hidden, const R* first, R* out) {
+  using V = Vec<R>;
+  const int64_t padded = round_up(hidden, V::width), blocks = padded / V::width, size = hidden * 3 * V::width;
+  int64_t n = 0;
+  const auto run = [&](auto step) {
+    constexpr int many = decltype(step)::value;
+    for (; n + many <= blocks; n += many)
+      gather_blocks<R, many>(y, active, count, packed + n * size, hidden, padded, first + n * V::width,
+                             out + n * V::width);
+  };
+  run(std::integral_constant<int, V::gather_blocks>());
+  run(std::integral_constant<int, V::gather_blocks / 2>());
+  run(std::integral_constant<int, 1>());
+}
+
+// tile_rows rows: out[row][gate][unit] = first + y R. Rows are padded to whole tiles by the caller.
+template <class R>
+void dense_gates(const R* y, int64_t ldy, const R* packed, int64_t hidden, const R* first, R* out, int64_t ldo) {
+  using V = Vec<R>;
+  const int64_t padded = round_up(hidden, V::width), size = hidden * 3 * V::width;
+  for (int64_t n = 0; n < padded / V::width; ++n)
+    dense_tile<R, V::tile_rows, 3>(y, ldy, packed + n * size, hidden, first + n * V::width, padded, out + n * V::width,
+                                   ldo, padded);
+}
+
+// tile_rows rows: out[row][unit] = dq R^T.
+template <class R>
+void dense_back(const R* dq, int64_t ldq, const R* packed, int64_t hidden, R* out, int64_t ldo) {
+  using V = Vec<R>;
+  const int64_t depth = 3 * hidden, blocks = round_up(hidden, V::width) / V::width;
+  for (int64_t n = 0; n < blocks; n += 3) {
+    const R* panel = packed + n * depth * V::width;
+    R* to = out + n * V::width;
+    if (n + 3 <= blocks)
+      dense_tile<R, V::tile_rows, 3>(dq, ldq, panel, depth, nullptr, 0, to, ldo, V::width);
+    else if (n + 2 <= blocks)
+      dense_tile<R, V::tile_rows, 2>(dq, ldq, panel, depth, nullptr, 0, to, ldo, V::width);
+    else
+      dense_tile<R, V::tile_rows, 1>(dq, ldq, panel, depth, nullptr, 0, to, ldo, V::width);
+  }
+}
+
+// One row of dR: out += sum over entries of y[e] * dq[row[e]], vectors of columns at a time.
+template <class R, int Vectors>
+inline void add_rows(const R* y, const int32_t* row, int count, const R* dq, int64_t ldq, R* out) {
+  using V = Vec<R>;
+  V sum[Vectors];
+  for (int j = 0; j < Vectors; ++j) sum[j] = V::load(out + j * V::width);
+  for (int e = 0; e < count; ++e) {
+    const V s = V::all(y[e]);
+    const R* from = dq + row[e] * ldq;
+    for (int j = 0; j < Vectors; ++j) sum[j].add(s, V::load(from + j * V::width));
+  }
+  for (int j = 0; j < Vectors; ++j) sum[j].store(out + j * V::width);
+}
+
+template <class R>
+void add_outer(const R* y, const int32_t* row, int count, const R* dq, int64_t ldq, R* out) {
+  using V = Vec<R>;
+  constexpr int many = 3 * V::gather_blocks;
+  int64_t n = 0;
+  for (; n + many * V::width <= ldq; n += many * V::width) add_rows<R, many>(y, row, count, dq + n, ldq, out + n);
+  for (; n + 4 * V::width <= ldq; n += 4 * V::width) add_rows<R, 4>(y, row, count, dq + n, ldq, out + n);
+  for (; n < ldq; n += V::width) add_rows<R, 1>(y, row, count, dq + n, ldq, out + n);
+}
+
+template <class R>
+int64_t packed_bytes(int64_t hidden) {
+  return 3 * hidden * round_up(hidden, Vec<R>::width) * static_cast<int64_t>(sizeof(R));
+}
+
+template <class R>
+void pack(const Problem& p, void* packed, bool transposed) {
+  constexpr int64_t W = Vec<R>::width;
+  const int64_t hidden = p.hidden, blocks = round_up(hidden, W) / W;
+  const R* weights = static_cast<const R*>(p.recurrent);
+  R* to = static_cast<R*>(packed);
+  for (int64_t n = 0; n < blocks; n += transposed ? 3 : 1) {
+    const int64_t vectors = transposed ? std::min<int64_t>(3, blocks - n) : 3;
+    for (int64_t k = 0; k < (transposed ? 3 * hidden : hidden); ++k)
+      for (int64_t j = 0; j < vectors; ++j)
+        for (int64_t i = 0; i < W; ++i) {
+          const int64_t unit = (transposed ? n + j : n) * W + i;
+          const int64_t at = transposed ? unit * 3 * hidden + k : (k * 3 + j) * hidden + unit;
+          *to++ = unit < hidden ? weights[at] : R(0);
+        }
+  }
+}
+
+}  // namespace PA_ISA
+}  // namespace egru
