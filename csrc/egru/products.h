@@ -13,17 +13,24 @@ inline void dense_tile(const R* a, int64_t lda, const R* panel, int64_t depth, c
                        R* out, int64_t ldo, int64_t out_stride) {
   using V = Vec<R>;
   V sum[Rows][Vectors];
+#pragma GCC unroll 24
   for (int j = 0; j < Vectors; ++j)
+#pragma GCC unroll 24
     for (int i = 0; i < Rows; ++i) sum[i][j] = first ? V::load(first + j * first_stride) : V::all(R(0));
   for (int64_t k = 0; k < depth; ++k) {
     V b[Vectors];
+#pragma GCC unroll 24
     for (int j = 0; j < Vectors; ++j) b[j] = V::load(panel + (k * Vectors + j) * V::width);
+#pragma GCC unroll 24
     for (int i = 0; i < Rows; ++i) {
       const V s = V::all(a[i * lda + k]);
+#pragma GCC unroll 24
       for (int j = 0; j < Vectors; ++j) sum[i][j].add(s, b[j]);
     }
   }
+#pragma GCC unroll 24
   for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 24
     for (int j = 0; j < Vectors; ++j) sum[i][j].store(out + i * ldo + j * out_stride);
 }
 
@@ -34,16 +41,22 @@ inline void gather_blocks(const R* y, const int32_t* active, int count, const R*
   using V = Vec<R>;
   V sum[Blocks][3];
   const int64_t size = hidden * 3 * V::width;
+#pragma GCC unroll 24
   for (int n = 0; n < Blocks; ++n)
+#pragma GCC unroll 24
     for (int j = 0; j < 3; ++j) sum[n][j] = V::load(first + j * padded + n * V::width);
   for (int e = 0; e < count; ++e) {
     const int64_t k = active[e];
     const V s = V::all(y[k]);
     const R* at = panels + k * 3 * V::width;
+#pragma GCC unroll 24
     for (int n = 0; n < Blocks; ++n)
+#pragma GCC unroll 24
       for (int j = 0; j < 3; ++j) sum[n][j].add(s, V::load(at + n * size + j * V::width));
   }
+#pragma GCC unroll 24
   for (int n = 0; n < Blocks; ++n)
+#pragma GCC unroll 24
     for (int j = 0; j < 3; ++j) sum[n][j].store(out + j * padded + n * V::width);
 }
 
@@ -95,12 +108,15 @@ template <class R, int Vectors>
 inline void add_rows(const R* y, const int32_t* row, int count, const R* dq, int64_t ldq, R* out) {
   using V = Vec<R>;
   V sum[Vectors];
+#pragma GCC unroll 24
   for (int j = 0; j < Vectors; ++j) sum[j] = V::load(out + j * V::width);
   for (int e = 0; e < count; ++e) {
     const V s = V::all(y[e]);
     const R* from = dq + row[e] * ldq;
+#pragma GCC unroll 24
     for (int j = 0; j < Vectors; ++j) sum[j].add(s, V::load(from + j * V::width));
   }
+#pragma GCC unroll 24
   for (int j = 0; j < Vectors; ++j) sum[j].store(out + j * V::width);
 }
 

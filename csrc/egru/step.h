@@ -13,32 +13,35 @@ struct ForwardRows {
 // Returns the number of silent units whose surrogate is zero.
 template <class R>
 inline R forward_row(const ForwardRows<R>& s, int64_t n, int64_t padded, R support) {
+  // Locals: through the struct the compiler would have to read every pointer anew.
+  const R *const q_z = s.q, *const q_r = q_z + padded, *const q_g = q_r + padded;
+  const R *const a_z = s.a, *const a_r = a_z + n, *const a_g = a_r + n;
+  const R *const bias_g = s.bias_g, *const threshold = s.thr, *const mask = s.m;
+  R *const y_ = s.y, *const h_ = s.h, *const trace_ = s.trace;
+  R *const z_ = s.z, *const r_ = s.r, *const g_ = s.g, *const qg_ = s.qg, *const c_ = s.c;
+  R *const o_ = s.o, *const y_out = s.y_out, *const h_out = s.h_out, *const trace_out = s.trace_out;
   R quiet = 0;
 #pragma omp simd reduction(+ : quiet)
   for (int64_t j = 0; j < n; ++j) {
-    const R z = sigmoid_(s.a[j] + s.q[j]);
-    const R r = sigmoid_(s.a[n + j] + s.q[padded + j]);
-    const R qg = s.q[2 * padded + j];
-    const R g = tanh_(PA_FMA(r, qg, s.a[2 * n + j] + s.bias_g[j]));
-    const R h = s.h[j];
+    const R z = sigmoid_(a_z[j] + q_z[j]);
+    const R r = sigmoid_(a_r[j] + q_r[j]);
+    const R g = tanh_(PA_FMA(r, q_g[j], a_g[j] + bias_g[j]));
+    const R h = h_[j], thr = threshold[j];
     R c = PA_FMA(z, h - g, g);
-    c = PA_FMA(s.m[j], c - h, h);
-    const R thr = s.thr[j], v = c - thr;
-    const R o = v > R(0) ? R(1) : R(0), y = o * c;
-    const R trace = PA_FMA(R(0.1), y - s.trace[j], s.trace[j]);
+    c = PA_FMA(mask[j], c - h, h);
+    const R v = c - thr;
+    const R o = v > R(0) ? R(1) : R(0), y = o * c, after = c - o * thr;
+    const R trace = PA_FMA(R(0.1), y - trace_[j], trace_[j]);
     quiet += (R(1) - o) * (support * abs_(v) >= R(1) ? R(1) : R(0));
-    s.z[j] = z;
-    s.r[j] = r;
-    s.g[j] = g;
-    s.qg[j] = qg;
-    s.c[j] = c;
-    s.o[j] = o;
-    s.y[j] = y;
-    s.h[j] = c - o * thr;
-    s.trace[j] = trace;
-    s.y_out[j] = y;
-    s.h_out[j] = c - o * thr;
-    s.trace_out[j] = trace;
+    z_[j] = z;
+    r_[j] = r;
+    g_[j] = g;
+    qg_[j] = q_g[j];
+    c_[j] = c;
+    o_[j] = o;
+    y_[j] = y_out[j] = y;
+    h_[j] = h_out[j] = after;
+    trace_[j] = trace_out[j] = trace;
   }
   return quiet;
 }
@@ -54,33 +57,39 @@ struct BackwardRows {
 
 template <class R>
 inline void backward_row(const BackwardRows<R>& s, int64_t n, R dampening, R support) {
+  const R *const z_ = s.z, *const r_ = s.r, *const g_ = s.g, *const qg_ = s.qg, *const c_ = s.c;
+  const R *const threshold = s.thr, *const mask = s.m, *const h_before = s.h_before;
+  const R *const g_y = s.g_y, *const g_h = s.g_h, *const g_o = s.g_o, *const g_trace = s.g_trace, *const dy = s.dy;
+  R *const dh = s.dh, *const dtrace = s.dtrace, *const dz_ = s.dz, *const dr_ = s.dr, *const dg_ = s.dg;
+  R *const dqg_ = s.dqg, *const sum_z = s.sum_z, *const sum_r = s.sum_r, *const sum_g = s.sum_g;
+  R *const sum_qg = s.sum_qg, *const sum_thr = s.sum_thr;
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
-    const R c = s.c[j], thr = s.thr[j], z = s.z[j], r = s.r[j], g = s.g[j], v = c - thr;
+    const R c = c_[j], thr = threshold[j], z = z_[j], r = r_[j], g = g_[j], v = c - thr;
     const R o = v > R(0) ? R(1) : R(0);
-    const R trace = s.g_trace[j] + s.dtrace[j];
-    const R y = s.g_y[j] + s.dy[j] + R(0.1) * trace;
-    const R h = s.g_h[j] + s.dh[j];
+    const R trace = g_trace[j] + dtrace[j];
+    const R y = g_y[j] + dy[j] + R(0.1) * trace;
+    const R h = g_h[j] + dh[j];
     const R width = R(1) - support * abs_(v);
     const R slope = dampening * (width < R(0) ? R(0) : width);
-    const R through = slope * (s.g_o[j] + c * y - thr * h);
+    const R through = slope * (g_o[j] + c * y - thr * h);
     const R all = o * y + h + through;
-    const R m = s.m[j], dc = m * all;
-    s.dtrace[j] = R(0.9) * trace;
-    s.dh[j] = (R(1) - m) * all + z * dc;
+    const R m = mask[j], dc = m * all;
+    dtrace[j] = R(0.9) * trace;
+    dh[j] = (R(1) - m) * all + z * dc;
     const R dg = (R(1) - z) * dc * (R(1) - g * g);
-    const R dz = (s.h_before[j] - g) * dc * z * (R(1) - z);
-    const R dr = dg * s.qg[j] * r * (R(1) - r);
+    const R dz = (h_before[j] - g) * dc * z * (R(1) - z);
+    const R dr = dg * qg_[j] * r * (R(1) - r);
     const R dqg = r * dg;
-    s.dz[j] = dz;
-    s.dr[j] = dr;
-    s.dg[j] = dg;
-    s.dqg[j] = dqg;
-    s.sum_z[j] += dz;
-    s.sum_r[j] += dr;
-    s.sum_g[j] += dg;
-    s.sum_qg[j] += dqg;
-    s.sum_thr[j] -= through + o * h;
+    dz_[j] = dz;
+    dr_[j] = dr;
+    dg_[j] = dg;
+    dqg_[j] = dqg;
+    sum_z[j] += dz;
+    sum_r[j] += dr;
+    sum_g[j] += dg;
+    sum_qg[j] += dqg;
+    sum_thr[j] -= through + o * h;
   }
 }
 
