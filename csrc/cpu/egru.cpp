@@ -59,7 +59,8 @@ struct Plan {
     rows = up(std::max<int64_t>((p.batch + most - 1) / most, 1), kTileRows);
     tiles = (p.batch + rows - 1) / rows;
     const bool small = p.steps * p.batch * p.hidden < kParallelWork;
-    threads = small || in_forked_child() ? 1 : static_cast<int>(std::clamp<int64_t>(wanted, 1, std::max<int64_t>(tiles, 1)));
+    threads =
+        small || in_forked_child() ? 1 : static_cast<int>(std::clamp<int64_t>(wanted, 1, std::max<int64_t>(tiles, 1)));
   }
   Tile at(int64_t i, const Problem& p) const {
     return {i, i * rows, static_cast<int>(std::min(rows, p.batch - i * rows))};
@@ -136,7 +137,8 @@ void run_backward(bool fp64, Problem p, int threads, const Gradients& to) {
   const int64_t size = ((p.drive ? 0 : p.features) + 2) * 3 * p.hidden + p.hidden;
   const int64_t each_bytes = up(k.workspace_bytes(p, static_cast<int>(plan.rows), true), 4096);
   const Block packed(k.packed_bytes(p.hidden)), workspaces(each_bytes * plan.threads),
-      rows(8 * size * std::max<int64_t>(plan.tiles, 1)), recurrent(to.recurrent ? plan.tiles * p.hidden * ldq * item : 0);
+      rows(8 * size * std::max<int64_t>(plan.tiles, 1)),
+      recurrent(to.recurrent ? plan.tiles * p.hidden * ldq * item : 0);
   if (p.steps > 0) k.pack(p, packed.data(), true);
   p.packed = packed.data();
   p.g_rows = reinterpret_cast<double*>(rows.data());

@@ -20,7 +20,7 @@
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ISA avx512
 #define PA_EGRU_AVX512
-#include "../egru/all.h"
+#include "../egru/tile_back.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -28,7 +28,9 @@
 #pragma GCC pop_options
 #endif
 
-const egru::Kernels* egru::find_avx512(bool fp64) { return fp64 ? avx512::kernels<double>() : avx512::kernels<float>(); }
+const egru::Kernels* egru::find_avx512(bool fp64) {
+  return fp64 ? avx512::kernels<double>() : avx512::kernels<float>();
+}
 #else
 const egru::Kernels* egru::find_avx512(bool) { return nullptr; }
 #endif

@@ -30,8 +30,8 @@ egru::Problem problem(const py::tuple& sizes, const py::tuple& numbers, const py
   Reader n(sizes, 4), d(numbers, 3), in(inputs, 12);
   for (int64_t* to : {&p.steps, &p.batch, &p.features, &p.hidden}) *to = n.next<int64_t>();
   for (double* to : {&p.dampening, &p.support, &p.keep}) *to = d.next<double>();
-  for (const void** to : {&p.x, &p.drive, &p.kernel, &p.recurrent, &p.bias, &p.recurrent_bias, &p.thr, &p.y0, &p.h0,
-                          &p.trace0})
+  for (const void** to :
+       {&p.x, &p.drive, &p.kernel, &p.recurrent, &p.bias, &p.recurrent_bias, &p.thr, &p.y0, &p.h0, &p.trace0})
     *to = in.address();
   p.mask = static_cast<const uint8_t*>(in.address());
   p.lengths = static_cast<const int64_t*>(in.address());

@@ -20,10 +20,10 @@ struct Problem {
   const void* packed;  // recurrent weights as the products read them; made by pack
 
   // Forward.
-  void *y, *h, *o, *trace;     // [T,B,H]
-  void *y_n, *h_n, *trace_n;   // [B,H]
-  void* saved;                 // [T,B,5,H], read by backward
-  double* counts;              // [tiles][2]: events, silent steps without surrogate
+  void *y, *h, *o, *trace;    // [T,B,H]
+  void *y_n, *h_n, *trace_n;  // [B,H]
+  void* saved;                // [T,B,5,H], read by backward
+  double* counts;             // [tiles][2]: events, silent steps without surrogate
 
   // Backward: incoming, outgoing, and sums of each tile.
   const void *g_y, *g_h, *g_o, *g_trace, *g_y_n, *g_h_n, *g_trace_n;

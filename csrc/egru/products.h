@@ -1,5 +1,8 @@
 // Products with the recurrent weights, from packed panels. Every sum runs over k in order in one chain, so that leaving
 // out the zeros (gather) changes no bit.
+#pragma once
+#include "vector.h"
+
 namespace egru {
 namespace PA_ISA {
 

@@ -1,4 +1,7 @@
 // One step of one sample, all units: the equations stand in plugin_accel/layers/egru_reference.py.
+#pragma once
+#include "../math.h"
+
 namespace egru {
 namespace PA_ISA {
 
@@ -23,8 +26,8 @@ inline R forward_row(const ForwardRows<R>& s, int64_t n, int64_t padded, R suppo
   R quiet = 0;
 #pragma omp simd reduction(+ : quiet)
   for (int64_t j = 0; j < n; ++j) {
-    const R z = sigmoid_(a_z[j] + q_z[j]);
-    const R r = sigmoid_(a_r[j] + q_r[j]);
+    R z, r;
+    sigmoids_(a_z[j] + q_z[j], a_r[j] + q_r[j], z, r);
     const R g = tanh_(PA_FMA(r, q_g[j], a_g[j] + bias_g[j]));
     const R h = h_[j], thr = threshold[j];
     R c = PA_FMA(z, h - g, g);
@@ -50,8 +53,8 @@ template <class R>
 struct BackwardRows {
   const R *z, *r, *g, *qg, *c, *thr, *m, *h_before;
   const R *g_y, *g_h, *g_o, *g_trace;
-  R *dy, *dh, *dtrace;      // carried; dy is read only
-  R *dz, *dr, *dg, *dqg;    // gradients of the gates' inputs; of q_g last
+  R *dy, *dh, *dtrace;    // carried; dy is read only
+  R *dz, *dr, *dg, *dqg;  // gradients of the gates' inputs; of q_g last
   R *sum_z, *sum_r, *sum_g, *sum_qg, *sum_thr;
 };
 

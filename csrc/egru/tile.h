@@ -1,4 +1,6 @@
 // The time loops of one tile: a few samples, by one thread, with no word to any other.
+#pragma once
+#include "products.h"
 #include "step.h"
 
 namespace egru {
@@ -140,9 +142,23 @@ void forward(const Problem& p, const Tile& tile, void* workspace) {
       R* to[4];
       for (int k = 0; k < 4; ++k) to[k] = outs[k] && !p.stream ? outs[k] : s.out + k * n;
       R* keep = saved && !p.stream ? saved : s.out + 4 * n;
-      const ForwardRows<R> rows{s.q + i * 3 * padded, drive_row(p, at, s.drive), s.bias_g, static_cast<const R*>(p.thr),
-                                mask_row(p, at, s.mask), s.y + i * n, s.h + i * n, s.trace + i * n, keep, keep + n,
-                                keep + 2 * n, keep + 3 * n, keep + 4 * n, to[2], to[0], to[1], to[3]};
+      const ForwardRows<R> rows{s.q + i * 3 * padded,
+                                drive_row(p, at, s.drive),
+                                s.bias_g,
+                                static_cast<const R*>(p.thr),
+                                mask_row(p, at, s.mask),
+                                s.y + i * n,
+                                s.h + i * n,
+                                s.trace + i * n,
+                                keep,
+                                keep + n,
+                                keep + 2 * n,
+                                keep + 3 * n,
+                                keep + 4 * n,
+                                to[2],
+                                to[0],
+                                to[1],
+                                to[3]};
       quiet += static_cast<double>(forward_row(rows, n, padded, static_cast<R>(p.support)));
       if (p.stream) {
         for (int k = 0; k < 4; ++k)

@@ -1,5 +1,8 @@
 // The time loop of one tile, backward. dR is summed from active units alone: the gates' gradients of some steps are
 // kept beside lists of who was active, and each row of dR is then read and written once for all of them.
+#pragma once
+#include "tile.h"
+
 namespace egru {
 namespace PA_ISA {
 
@@ -150,12 +153,30 @@ void backward(const Problem& p, const Tile& tile, void* workspace) {
       before(p, s, t, sample);
       const R* saved = row<R>(p.saved, at, kSaved * n);
       R* dg = g_drive ? g_drive + 2 * n : s.dg;
-      const BackwardRows<R> rows{saved, saved + n, saved + 2 * n, saved + 3 * n, saved + 4 * n,
-                                 static_cast<const R*>(p.thr), mask_row(p, at, s.mask), s.h_before,
-                                 or_zeros(p.g_y, at), or_zeros(p.g_h, at), or_zeros(p.g_o, at), or_zeros(p.g_trace, at),
-                                 dy + i * s.padded, s.dh + i * n, s.dtrace + i * n,
-                                 mine, mine + n, dg, mine + 2 * n,
-                                 s.sums, s.sums + n, s.sums + 2 * n, s.sum_qg, s.sum_thr};
+      const BackwardRows<R> rows{saved,
+                                 saved + n,
+                                 saved + 2 * n,
+                                 saved + 3 * n,
+                                 saved + 4 * n,
+                                 static_cast<const R*>(p.thr),
+                                 mask_row(p, at, s.mask),
+                                 s.h_before,
+                                 or_zeros(p.g_y, at),
+                                 or_zeros(p.g_h, at),
+                                 or_zeros(p.g_o, at),
+                                 or_zeros(p.g_trace, at),
+                                 dy + i * s.padded,
+                                 s.dh + i * n,
+                                 s.dtrace + i * n,
+                                 mine,
+                                 mine + n,
+                                 dg,
+                                 mine + 2 * n,
+                                 s.sums,
+                                 s.sums + n,
+                                 s.sums + 2 * n,
+                                 s.sum_qg,
+                                 s.sum_thr};
       backward_row(rows, n, static_cast<R>(p.dampening), static_cast<R>(p.support));
       if (g_drive) copy(g_drive, mine, 2 * n);
       if (!p.drive) few_features(p, s, at, mine);

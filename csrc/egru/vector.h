@@ -1,5 +1,9 @@
-// Vectors of the instruction set at hand: load, store, broadcast, a * b + c. Included once per instruction set, inside
-// its target pragma and with PA_ISA naming its namespace.
+// Vectors of the instruction set at hand: load, store, broadcast, a * b + c. Included in one source per instruction
+// set, inside its target pragma, after all standard headers and with PA_ISA naming its namespace.
+#pragma once
+#include "../math.h"
+#include "problem.h"
+
 namespace egru {
 namespace PA_ISA {
 

@@ -135,7 +135,7 @@ class EGRU(EGRUBase):
             shown = (results[-1].h, results[-1].o, results[-1].trace)
         else:
             shown = (last.h, (last.y != 0).to(last.y.dtype), last.trace)
-        sequences = (x, *shown) if self.return_state_sequence else (x,)
+        sequences: tuple[Tensor, ...] = (x, *shown) if self.return_state_sequence else (x,)
         if self.batch_first:
             sequences = tuple(t.transpose(0, 1) for t in sequences)
         if outer is not x.dtype:

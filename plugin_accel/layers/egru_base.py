@@ -104,7 +104,7 @@ class EGRUBase(nn.Module):
     def layer_parameters(self, layer: int = 0) -> Parameters:
         """(kernel, recurrent_kernel, bias, recurrent_bias, thr) of one layer."""
         found = tuple(getattr(self, _suffixed(name, layer)) for name in NAMES)
-        return found  # type: ignore[return-value]
+        return found
 
     def reset_parameters(self) -> None:
         """Draw weights (Xavier-normal over the whole width of three gates) and clear biases; thresholds stay."""
@@ -168,22 +168,19 @@ class EGRUBase(nn.Module):
             thr = thr.clamp(0, 1)
         if self.dropout:
             recurrent = functional.dropout(recurrent, self.dropout, self.training)
-        zeros = None
         if bias is None or recurrent_bias is None:
-            zeros = kernel.new_zeros(GATES * self.hidden_size)
+            bias = recurrent_bias = kernel.new_zeros(GATES * self.hidden_size)
         y, h, trace = first
-        clipped = (kernel, recurrent, bias if zeros is None else zeros, recurrent_bias if zeros is None else zeros, thr)
+        differentiated: tuple[Tensor, ...] = (kernel, recurrent, bias, recurrent_bias, thr, y)
         if self.grad_clip is not None:
-            *clipped, y = clip_together(self._max_norm, *clipped, y)  # type: ignore[assignment]
+            differentiated = clip_together(self._max_norm, *differentiated)
         mask, keep = None, 1.0
         if self.zoneout and self.training:
             mask = torch.rand(*x.shape[:2], self.hidden_size, device=x.device) >= self.zoneout
         elif self.zoneout:
             keep = 1.0 - self.zoneout
-        inputs = Inputs(*(_wide(t) for t in (x, *clipped, y, h, trace)))
-        options = Options(
-            _wide(self.dampening_factor), _wide(self.pseudo_derivative_support), mask, lengths, keep
-        )
+        inputs = Inputs(*(_wide(t) for t in (x, *differentiated, h, trace)))
+        options = Options(_wide(self.dampening_factor), _wide(self.pseudo_derivative_support), mask, lengths, keep)
         with torch.autocast(x.device.type, enabled=False):
             return egru_ops.run(inputs, options, record=record, backend=self.backend)
 

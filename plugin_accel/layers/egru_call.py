@@ -116,7 +116,7 @@ def check_shapes(inputs: Inputs, options: Options) -> None:
         raise InputError(f"EGRU input: expected 3 dimensions (time, batch, features), got shape {tuple(x.shape)}")
     steps, batch, features = x.shape
     hidden = inputs.thr.numel()
-    shapes = Inputs(
+    shapes = (
         (steps, batch, features),
         (features, 3 * hidden),
         (hidden, 3 * hidden),
@@ -124,7 +124,7 @@ def check_shapes(inputs: Inputs, options: Options) -> None:
         (3 * hidden,),
         (hidden,),
         *((batch, hidden),) * 3,
-    )  # type: ignore[arg-type]
+    )
     for name, t, shape in zip(Inputs._fields, inputs, shapes, strict=True):
         _like(name, t, x)
         if tuple(t.shape) != tuple(shape):
@@ -139,8 +139,10 @@ def check_shapes(inputs: Inputs, options: Options) -> None:
             f"EGRU mask: expected bool of shape {(steps, batch, hidden)}, got {mask.dtype} of {tuple(mask.shape)}"
         )
     if lengths is not None and (lengths.dtype is not torch.int64 or tuple(lengths.shape) != (batch,)):
-        raise InputError(f"EGRU lengths: expected int64 of shape {(batch,)}, got {lengths.dtype} of "
-                         f"{tuple(lengths.shape)}; give one number of steps per sample")
+        raise InputError(
+            f"EGRU lengths: expected int64 of shape {(batch,)}, got {lengths.dtype} of "
+            f"{tuple(lengths.shape)}; give one number of steps per sample"
+        )
 
 
 def check_lengths(inputs: Inputs, options: Options) -> None:

@@ -71,7 +71,7 @@ class CpuEgru:
         _C.egru_forward(
             *call.arguments(drive), tuple(_address(t) for t in (*out, saved, counts)), torch.get_num_threads()
         )
-        return Result(*out, counts, saved)
+        return Result(*out, counts, saved)  # type: ignore[call-arg]
 
     def backward(
         self,
@@ -91,8 +91,8 @@ class CpuEgru:
         if call.forms_product and (want.x or want.kernel):
             drive = _make((call.steps, call.batch, 3 * call.hidden), call.dtype)
         # The library tells by the presence of a drive whether it forms the product; it does not read it here.
-        outgoing = (drive, None if call.forms_product else to.x, to.y, to.h, to.trace)
-        outgoing += (None if call.forms_product else to.kernel, *to[2:6])
+        few = not call.forms_product
+        outgoing = (drive, to.x if few else None, to.y, to.h, to.trace, to.kernel if few else None, *to[2:6])
         _C.egru_backward(
             *call.arguments(saved if call.forms_product else None),
             _address(saved),

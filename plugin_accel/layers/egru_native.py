@@ -40,13 +40,15 @@ def from_native(
     for name, target, source in pairs:
         if target is None and source is not None:
             raise InputError(f"{name}: expected None for a layer without biases, got {tuple(source.shape)}")
-        if target is not None and source is not None:
+        if target is None:
+            continue
+        if source is None:
+            found.append((target, torch.zeros_like(target)))
+        else:
             wanted = tuple(reversed(target.shape))
             if tuple(source.shape) != wanted:
                 raise InputError(f"{name}: expected shape {wanted}, got {tuple(source.shape)}")
             found.append((target, _swapped(source.detach()).t() if source.dim() == 2 else _swapped(source.detach())))
-        elif target is not None:
-            found.append((target, torch.zeros_like(target)))
     with torch.no_grad():
         for target, value in found:
             target.copy_(value)

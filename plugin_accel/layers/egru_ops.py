@@ -109,15 +109,19 @@ def _check_backward(
     check_shapes(inputs, options)
     shape = (*inputs.x.shape[:2], 5, inputs.thr.shape[0])
     if tuple(saved.shape) != shape or saved.dtype is not inputs.x.dtype:
-        raise InputError(f"EGRU saved: expected {inputs.x.dtype} of shape {shape}, got {saved.dtype} of "
-                         f"{tuple(saved.shape)}; call the forward op with save=True, or under torch.no_grad()")
+        raise InputError(
+            f"EGRU saved: expected {inputs.x.dtype} of shape {shape}, got {saved.dtype} of "
+            f"{tuple(saved.shape)}; call the forward op with save=True, or under torch.no_grad()"
+        )
     if len(grads) != DIFFERENTIABLE or len(wanted) != _N:
-        raise InputError(f"EGRU backward: expected {DIFFERENTIABLE} gradients and {_N} flags, got "
-                         f"{len(grads)} and {len(wanted)}")
+        raise InputError(
+            f"EGRU backward: expected {DIFFERENTIABLE} gradients and {_N} flags, got {len(grads)} and {len(wanted)}"
+        )
     for shape, g in zip(result_shapes(inputs, True), grads, strict=True):
         if g is not None and (tuple(g.shape) != shape or g.dtype is not inputs.x.dtype):
-            raise InputError(f"EGRU gradient: expected {inputs.x.dtype} of shape {shape}, got {g.dtype} of "
-                             f"{tuple(g.shape)}")
+            raise InputError(
+                f"EGRU gradient: expected {inputs.x.dtype} of shape {shape}, got {g.dtype} of {tuple(g.shape)}"
+            )
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
@@ -127,7 +131,10 @@ def _backward(*arguments: Any) -> list[Tensor]:
     _, kernels = choose(inputs.x.device, inputs.x.dtype, backend)
     found = kernels.backward(inputs, options, saved, grads, wanted)
     return [
-        t.new_empty(0) if not want else torch.zeros_like(t, memory_format=torch.contiguous_format) if g is None
+        t.new_empty(0)
+        if not want
+        else torch.zeros_like(t, memory_format=torch.contiguous_format)
+        if g is None
         else g.contiguous()
         for t, g, want in zip(inputs, found, wanted, strict=True)
     ]
@@ -153,9 +160,7 @@ def _autograd(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
     incoming = list(grads[:DIFFERENTIABLE])
     if not ctx.record:
         incoming[1:4] = [None, None, None]
-    found = torch.ops.plugin_accel.egru_backward.default(
-        *tensors, ctx.keep, saved, incoming, ctx.wanted, ctx.backend
-    )
+    found = torch.ops.plugin_accel.egru_backward.default(*tensors, ctx.keep, saved, incoming, ctx.wanted, ctx.backend)
     rest = (None,) * (len(Options._fields) + 3)
     return (*(g if want else None for g, want in zip(found, ctx.wanted, strict=True)), *rest)
 

@@ -62,15 +62,15 @@ def run(inputs: Inputs, options: Options, record: bool, save: bool = False) -> R
             saved.append(torch.stack((z, r, g, qg, c), 1).detach())
         v = c - thr
         o: Tensor = _Event.apply(v, options.dampening, options.support)  # type: ignore[no-untyped-call]
-        new = (o * c, c - o * thr, o)
-        new = (*new, TRACE_DECAY * trace + (1 - TRACE_DECAY) * new[0])
+        y_t, h_t = o * c, c - o * thr
+        out = [y_t, h_t, o, TRACE_DECAY * trace + (1 - TRACE_DECAY) * y_t]
         quiet = (o == 0) & (options.support * v.detach().abs() >= 1)
-        if now is not None:
-            out = [torch.where(now, t, 0.0) for t in new]
-            y, h, trace = (torch.where(now, t, old) for t, old in ((new[0], y), (new[1], h), (new[3], trace)))
-            quiet = quiet & now
+        if now is None:
+            y, h, _, trace = out
         else:
-            out, (y, h, _, trace) = list(new), new
+            y, h, trace = (torch.where(now, new, old) for new, old in ((y_t, y), (h_t, h), (out[3], trace)))
+            out = [torch.where(now, t, 0.0) for t in out]
+            quiet = quiet & now
         counts += torch.stack((out[2].detach().sum(dtype=torch.float64), quiet.sum(dtype=torch.float64)))
         for sequence, t in zip(sequences[: SEQUENCES if record else 1], out, strict=False):
             sequence.append(t)
@@ -82,7 +82,8 @@ def run(inputs: Inputs, options: Options, record: bool, save: bool = False) -> R
         kept = torch.stack(saved) if save else x.new_empty(0)
         stacked = [torch.stack(s) for s in sequences[:recorded]]
     stacked += [x.new_empty(0) for _ in range(SEQUENCES - recorded)]
-    return Result(*stacked, y.clone(), h.clone(), trace.clone(), counts, kept)
+    ys, hs, os, traces = stacked
+    return Result(ys, hs, os, traces, y.clone(), h.clone(), trace.clone(), counts, kept)
 
 
 class ReferenceEgru:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from .egru_cases import RESULTS, by_hand, case, differentiate
 
 import plugin_accel
 from plugin_accel import _C
 from plugin_accel.errors import InputError
 from plugin_accel.layers.egru_call import Inputs, Options
 from plugin_accel.layers.egru_ops import run
+
+from .egru_cases import RESULTS, by_hand, case, differentiate
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -139,8 +140,12 @@ def test_sparse_and_dense_products_are_equal_bit_for_bit() -> None:
     # one sample with every unit active beside the others changes how its whole tile is computed
     busy = inputs.y.detach().clone()
     busy[0] = 0.5
-    got = run(Inputs(x, *(t.detach() for t in inputs[1:6]), busy, *(t.detach() for t in inputs[7:])), rest,
-              record=True, backend="cpu")
+    got = run(
+        Inputs(x, *(t.detach() for t in inputs[1:6]), busy, *(t.detach() for t in inputs[7:])),
+        rest,
+        record=True,
+        backend="cpu",
+    )
     assert got.y[:, 1:].equal(want.y[:, 1:]) and not got.y[:, 0].equal(want.y[:, 0])
 
 
@@ -185,8 +190,11 @@ def test_what_one_backend_saved_another_can_use() -> None:
     for first, second in (("reference", "cpu"), ("cpu", "reference")):
         flat = torch.ops.plugin_accel.egru(*inputs, *rest, True, True, first)
         grads = [torch.ones_like(t) for t in flat[:7]]
-        found.append(torch.ops.plugin_accel.egru_backward(
-            *(t.detach() for t in inputs), *rest, flat[-1].detach(), grads, [True] * 9, second))
+        found.append(
+            torch.ops.plugin_accel.egru_backward(
+                *(t.detach() for t in inputs), *rest, flat[-1].detach(), grads, [True] * 9, second
+            )
+        )
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 

@@ -26,7 +26,10 @@ def data(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "return_state_sequence": False}, {"grad_clip": 0.1}], ids=str)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 2, "return_state_sequence": False}, {"grad_clip": 0.1}], ids=str
+)
 def test_compiles_whole(options: dict[str, object]) -> None:
     torch.compiler.reset()
     layer, x = make(**options), data(6, 2, 3).requires_grad_()
@@ -39,6 +42,7 @@ def test_compiles_whole(options: dict[str, object]) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_inductor_takes_it() -> None:
     torch.compiler.reset()
     layer = make(zoneout=0.2, dropout=0.2).eval()
@@ -95,8 +99,12 @@ def test_two_calls_before_one_backward() -> None:
 
 def test_ddp_gives_both_processes_the_mean_gradient(tmp_path: Path) -> None:
     ranks = [
-        subprocess.Popen([sys.executable, str(RANK), str(rank), str(tmp_path)], stderr=subprocess.STDOUT,
-                         stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(RANK), str(rank), str(tmp_path)],
+            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(2)
     ]
     try:
