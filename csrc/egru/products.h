@@ -11,6 +11,8 @@ PA_HD int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 // Panels of N columns: columns of a vector lie together, `Vectors` vectors of one k side by side.
 //   forward:  q = y R; a panel holds z, r and g of one vector of units: [H / W][k < H][3][W]
 //   backward: dy = dq R^T; panels of three vectors of units, the last of what is left: [..][k < 3H][3][W]
+constexpr int64_t kAhead = 8;  // rows of a panel that are on their way from L2
+
 template <class R, int Rows, int Vectors>
 inline void dense_tile(const R* a, int64_t lda, const R* panel, int64_t depth, const R* first, int64_t first_stride,
                        R* out, int64_t ldo, int64_t out_stride) {
@@ -22,6 +24,7 @@ inline void dense_tile(const R* a, int64_t lda, const R* panel, int64_t depth, c
     for (int i = 0; i < Rows; ++i) sum[i][j] = first ? V::load(first + j * first_stride) : V::all(R(0));
   for (int64_t k = 0; k < depth; ++k) {
     V b[Vectors];
+    for (int j = 0; j < Vectors; ++j) __builtin_prefetch(panel + ((k + kAhead) * Vectors + j) * V::width);
 #pragma GCC unroll 24
     for (int j = 0; j < Vectors; ++j) b[j] = V::load(panel + (k * Vectors + j) * V::width);
 #pragma GCC unroll 24
@@ -106,7 +109,7 @@ void dense_back(const R* dq, int64_t ldq, const R* packed, int64_t hidden, R* ou
   }
 }
 
-// One row of dR: out += sum over entries of y[e] * dq[row[e]], vectors of columns at a time.
+// Some columns of one row of dR: out += sum over entries e of y[e] dq[row[e]].
 template <class R, int Vectors>
 inline void add_rows(const R* y, const int32_t* row, int count, const R* dq, int64_t ldq, R* out) {
   using V = Vec<R>;
@@ -123,14 +126,22 @@ inline void add_rows(const R* y, const int32_t* row, int count, const R* dq, int
   for (int j = 0; j < Vectors; ++j) sum[j].store(out + j * V::width);
 }
 
+// dR += y^T dq from the active units alone, listed for each row of dR with room for `room`. A few columns for all rows
+// at a time: those columns of dq then stay in L1.
 template <class R>
-void add_outer(const R* y, const int32_t* row, int count, const R* dq, int64_t ldq, R* out) {
+void add_outer(const R* y, const int32_t* row, const int32_t* counts, int64_t room, int64_t hidden, const R* dq,
+               int64_t ldq, R* out) {
   using V = Vec<R>;
-  constexpr int many = 3 * V::gather_blocks;
   int64_t n = 0;
-  for (; n + many * V::width <= ldq; n += many * V::width) add_rows<R, many>(y, row, count, dq + n, ldq, out + n);
-  for (; n + 4 * V::width <= ldq; n += 4 * V::width) add_rows<R, 4>(y, row, count, dq + n, ldq, out + n);
-  for (; n < ldq; n += V::width) add_rows<R, 1>(y, row, count, dq + n, ldq, out + n);
+  const auto run = [&](auto vectors) {
+    constexpr int many = decltype(vectors)::value;
+    for (; n + many * V::width <= ldq; n += many * V::width)
+      for (int64_t k = 0; k < hidden; ++k)
+        if (counts[k])
+          add_rows<R, many>(y + k * room, row + k * room, counts[k], dq + n, ldq, out + k * ldq + n);
+  };
+  run(std::integral_constant<int, V::gather_blocks>());
+  run(std::integral_constant<int, 1>());
 }
 
 template <class R>

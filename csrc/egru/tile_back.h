@@ -66,12 +66,10 @@ inline void drain(R* from, double* to, int64_t count, double* also = nullptr) {
 template <class R>
 void settle(const Problem& p, const BackwardSpace<R>& s, const Sums& to, R* g_recurrent) {
   const int64_t n = s.n;
-  if (g_recurrent)
-    for (int64_t k = 0; k < n; ++k)
-      if (s.entries[k]) {
-        add_outer(s.value + k * s.room, s.entry + k * s.room, s.entries[k], s.ring, s.ldq, g_recurrent + k * s.ldq);
-        s.entries[k] = 0;
-      }
+  if (g_recurrent) {
+    add_outer(s.value, s.entry, s.entries, s.room, n, s.ring, s.ldq, g_recurrent);
+    fill(s.entries, n, 0);
+  }
   drain(s.sums, to.bias, 2 * n, to.recurrent_bias);
   drain(s.sums + 2 * n, to.bias + 2 * n, n);
   drain(s.sum_qg, to.recurrent_bias + 2 * n, n);
@@ -120,6 +118,18 @@ inline void before(const Problem& p, const BackwardSpace<R>& s, int64_t t, int64
     y[j] = o * c[j];
     h[j] = c[j] - o * thr[j];
   }
+}
+
+// Has what the next step reads brought near while the product keeps the core busy.
+template <class R>
+inline void fetch(const Problem& p, const Tile& tile, int64_t t) {
+  const int64_t at = t * p.batch + tile.first;
+  const auto lines = [](const void* from, int64_t bytes) {
+    for (int64_t i = 0; from && i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);
+  };
+  const int64_t bytes = tile.rows * p.hidden * static_cast<int64_t>(sizeof(R));
+  lines(row<R>(p.saved, at, kSaved * p.hidden), kSaved * bytes);
+  for (const void* g : {p.g_y, p.g_h, p.g_o, p.g_trace}) lines(row<R>(g, at, p.hidden), bytes);
 }
 
 template <class R>
@@ -189,6 +199,7 @@ void backward(const Problem& p, const Tile& tile, void* workspace) {
         s.value[free] = s.y_before[k];
       }
     }
+    if (t > 0) fetch<R>(p, tile, t - 1);
     if (t > 0 || p.g_y0) {
       for (int64_t i = 0; i < s.tall; i += Vec<R>::tile_rows)
         dense_back(dq + i * s.ldq, s.ldq, static_cast<const R*>(p.packed), n, dy_next + i * s.padded, s.padded);
