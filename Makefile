@@ -57,6 +57,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/plugin-accel bench --host sinabs --out benchmarks/results
 	$(BIN)/plugin-accel bench --host snntorch --out benchmarks/results
+	$(BIN)/plugin-accel bench --host egru --out benchmarks/results --markdown docs/benchmarks-egru.md
 
 $(SANITIZED)/.built: $(READY) $(KERNELS)
 	rm -rf $(SANITIZED)

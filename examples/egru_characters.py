@@ -4,7 +4,7 @@ The text is Python's own: the Zen (``import this``), its licence, and pages of i
 truncated backpropagation with the full state carried from chunk to chunk, the last tenth of the text is held out, and
 the perplexity is compared with that of the best model without memory: the frequencies of the characters (unigrams).
 
-    python examples/egru_characters.py        # about two minutes on two cores
+    python examples/egru_characters.py        # about a minute on two cores
     python examples/egru_characters.py --help
 
 It prints perplexities and activity, writes ``egru_characters.json`` and ends with a few lines of its own. Needs nothing
@@ -29,22 +29,22 @@ from pydoc_data.topics import topics
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.layers import EGRU, EGRUState
+from plugin_accel.layers import EGRU, EGRUState, activity_loss
 
 
 class Model(nn.Module):
-    """Embedding, two EGRU layers, and scores of the next character."""
+    """Embedding, EGRU, and scores of the next character."""
 
     def __init__(self, characters: int, hidden: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(characters, 64)
-        self.rnn = EGRU(64, hidden, num_layers=2, thr_mean=0.2, return_state_sequence=False)
+        self.rnn = EGRU(64, hidden, thr_mean=0.3)
         self.read = nn.Linear(hidden, characters)
 
-    def forward(self, text: Tensor, state: EGRUState | None = None) -> tuple[Tensor, EGRUState]:
-        """Characters [T, B] to scores [T, B, characters] and the state to continue from."""
-        y, _, state = self.rnn(self.embed(text), state, return_state=True)
-        return self.read(y), state
+    def forward(self, text: Tensor, state: EGRUState | None = None) -> tuple[Tensor, EGRUState, Tensor]:
+        """Characters [T, B] to scores [T, B, characters], the state to continue from, and events [T, B, H]."""
+        y, (_, o, _), state = self.rnn(self.embed(text), state, return_state=True)
+        return self.read(y), state, o
 
 
 def corpus(size: int) -> str:
@@ -71,7 +71,7 @@ def perplexity_of_frequencies(train: Tensor, held_out: Tensor, characters: int) 
 def evaluate(model: Model, text: Tensor) -> float:
     """Perplexity of the held-out text, read in one pass."""
     model.eval()
-    scores, _ = model(text[:-1, None])
+    scores, _, _ = model(text[:-1, None])
     model.train()
     return math.exp(float(nn.functional.cross_entropy(scores[:, 0], text[1:])))
 
@@ -81,12 +81,12 @@ def write(model: Model, start: Tensor, count: int) -> list[int]:
     """Continue a text, one character and one step at a time."""
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    scores, state = model(start[:, None])
+    scores, state, _ = model(start[:, None])
     written = []
     for _ in range(count):
         chances = torch.softmax(scores[-1, 0] / 0.6, 0)
         written.append(int(torch.multinomial(chances, 1, generator=generator)))
-        scores, state = model(torch.tensor([[written[-1]]]), state)
+        scores, state, _ = model(torch.tensor([[written[-1]]]), state)
     model.train()
     return written
 
@@ -110,11 +110,11 @@ def train(options: argparse.Namespace) -> dict[str, list[float] | float | str]:
     for epoch in range(options.epochs):
         began, total, state = time.perf_counter(), 0.0, None
         for chunk in chunks:
-            scores, state = model(chunk[:-1], state)
+            scores, state, o = model(chunk[:-1], state)
             state = EGRUState(*(s.detach() for s in state))
             loss = nn.functional.cross_entropy(scores.flatten(0, 1), chunk[1:].flatten())
             optimizer.zero_grad()
-            loss.backward()
+            (loss + options.penalty * activity_loss(o, options.target)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -139,6 +139,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=64, help="steps of backpropagation through time")
     parser.add_argument("--lr", type=float, default=6e-3)
+    parser.add_argument("--penalty", type=float, default=2.0, help="weight of the activity loss")
+    parser.add_argument("--target", type=float, default=0.15, help="events per unit and step aimed at")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the numbers")

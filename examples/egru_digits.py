@@ -1,8 +1,8 @@
 """Train an event-based GRU on handwritten digits that arrive one pixel at a time.
 
 scikit-learn's 8 x 8 images become sequences of 64 steps with one feature; the classes are read off the output trace at
-the end of each row of pixels. Most units stay silent at most steps: a penalty on the activity (docs/egru.md) keeps it so,
-and the kernels skip what is silent.
+the end of each row of pixels. Most units stay silent at most steps: a penalty on the activity (docs/egru.md) keeps it
+so, and the kernels skip what is silent.
 
     python examples/egru_digits.py            # about half a minute on two cores
     python examples/egru_digits.py --help

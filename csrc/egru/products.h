@@ -1,12 +1,11 @@
 // Products with the recurrent weights, from packed panels. Every sum runs over k in order in one chain, so that leaving
 // out the zeros (gather) changes no bit.
 #pragma once
+#include "rows.h"
 #include "vector.h"
 
 namespace egru {
 namespace PA_ISA {
-
-PA_HD int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 
 // Panels of N columns: columns of a vector lie together, `Vectors` vectors of one k side by side.
 //   forward:  q = y R; a panel holds z, r and g of one vector of units: [H / W][k < H][3][W]
@@ -137,34 +136,10 @@ void add_outer(const R* y, const int32_t* row, const int32_t* counts, int64_t ro
     constexpr int many = decltype(vectors)::value;
     for (; n + many * V::width <= ldq; n += many * V::width)
       for (int64_t k = 0; k < hidden; ++k)
-        if (counts[k])
-          add_rows<R, many>(y + k * room, row + k * room, counts[k], dq + n, ldq, out + k * ldq + n);
+        if (counts[k]) add_rows<R, many>(y + k * room, row + k * room, counts[k], dq + n, ldq, out + k * ldq + n);
   };
   run(std::integral_constant<int, V::gather_blocks>());
   run(std::integral_constant<int, 1>());
-}
-
-template <class R>
-int64_t packed_bytes(int64_t hidden) {
-  return 3 * hidden * round_up(hidden, Vec<R>::width) * static_cast<int64_t>(sizeof(R));
-}
-
-template <class R>
-void pack(const Problem& p, void* packed, bool transposed) {
-  constexpr int64_t W = Vec<R>::width;
-  const int64_t hidden = p.hidden, blocks = round_up(hidden, W) / W;
-  const R* weights = static_cast<const R*>(p.recurrent);
-  R* to = static_cast<R*>(packed);
-  for (int64_t n = 0; n < blocks; n += transposed ? 3 : 1) {
-    const int64_t vectors = transposed ? std::min<int64_t>(3, blocks - n) : 3;
-    for (int64_t k = 0; k < (transposed ? 3 * hidden : hidden); ++k)
-      for (int64_t j = 0; j < vectors; ++j)
-        for (int64_t i = 0; i < W; ++i) {
-          const int64_t unit = (transposed ? n + j : n) * W + i;
-          const int64_t at = transposed ? unit * 3 * hidden + k : (k * 3 + j) * hidden + unit;
-          *to++ = unit < hidden ? weights[at] : R(0);
-        }
-  }
 }
 
 }  // namespace PA_ISA

@@ -1,15 +1,16 @@
 """``plugin-accel bench --host egru``: `nn.GRU`, the reference and the `cpu` backend, with one and with more threads.
 
-EGRU has no host: its peers are torch's own GRU of the same size, which computes something else at the same cost per dense
-step, and EGRU in plain torch. Before it is timed, the `cpu` backend must agree with the reference. It writes
+EGRU has no host: its peers are torch's own GRU of the same size, which computes something else at the same cost per
+dense step, and EGRU in plain torch. Before it is timed, the `cpu` backend must agree with the reference. It writes
 ``egru-cpu.json``::
 
     schema       1
     host, quick  "egru"; quick means tiny sizes, whose times mean nothing
     environment  as in the other suites; threads: the most that were used
     workloads    list of: name, title, mode ("train": forward + backward, "infer": no_grad), shape [T, B, I, H],
-                 threads, events (active units per step), flipped (events unlike the reference's), error (largest difference of
-                 outputs, or of parameter gradients in relation to the largest entry, samples with a flip left out),
+                 threads, events (active units per step), flipped (events unlike the reference's), error (largest
+                 difference of outputs, or of parameter gradients in relation to the largest entry, samples with a
+                 flip left out),
                  peers {name: {median_s, q1_s, q3_s, min_s, samples}}, ratios {peer: its median over that of cpu},
                  goals {peer: the ratio aimed at}
     sweep        list of: events, gru_s, cpu_s: inference of the first shape at thresholds for other activities
@@ -31,7 +32,7 @@ from plugin_accel import use_backend
 from plugin_accel.bench import environment
 from plugin_accel.bench.timing import Stats, Timed, interleave
 from plugin_accel.conversion.reporting import table
-from plugin_accel.layers import EGRU
+from plugin_accel.layers import EGRU, EGRUState
 
 GRU, REFERENCE, CPU = "nn.GRU", "reference", "cpu"
 Shape = tuple[int, int, int, int]
@@ -154,17 +155,17 @@ def kept_floats() -> float:
     """Floats per unit and step that the cpu backend keeps for backward, without inputs and parameters."""
     steps, batch, features, hidden = 50, 16, 8, 64
     layer, x = EGRU(features, hidden), torch.randn(steps, batch, features)
-    known = {t.data_ptr() for t in (x, *layer.parameters(), *layer.buffers())}
+    state = EGRUState(*(torch.zeros(1, batch, hidden) for _ in range(3)))
+    known = {t.data_ptr() for t in (x, *state, *layer.parameters(), *layer.buffers())}
     sizes: dict[int, int] = {}
 
     def pack(t: Tensor) -> Tensor:
-        # States before the first step are zeros of [B, H]: they count.
         if t.data_ptr() not in known:
             sizes[t.data_ptr()] = t.untyped_storage().nbytes()
         return t
 
     with use_backend(CPU), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        layer(x)
+        layer(x, state)
     return sum(sizes.values()) / 4 / (steps * batch * hidden)
 
 

@@ -165,12 +165,20 @@ def _autograd(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
     return (*(g if want else None for g, want in zip(found, ctx.wanted, strict=True)), *rest)
 
 
+def _no_second_derivative(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    raise NotImplementedError(
+        "EGRU: expected a first derivative, got a second one (create_graph=True), which the kernels do not have; "
+        "use_backend('reference') has it"
+    )
+
+
 # One implementation for every device: the choice of the backend finds the kernels.
 _LIBRARY.impl("egru", _forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("egru_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("plugin_accel::egru", _forward_fake, lib=_LIBRARY)
 torch.library.register_fake("plugin_accel::egru_backward", _backward_fake, lib=_LIBRARY)
 torch.library.register_autograd("plugin_accel::egru", _autograd, setup_context=_setup_context, lib=_LIBRARY)
+torch.library.register_autograd("plugin_accel::egru_backward", _no_second_derivative, lib=_LIBRARY)
 
 
 def run(inputs: Inputs, options: Options, *, record: bool, backend: str = "") -> Result:

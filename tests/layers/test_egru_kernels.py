@@ -199,6 +199,37 @@ def test_what_one_backend_saved_another_can_use() -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+def test_second_derivatives() -> None:
+    """The kernels have none and say so; the reference is plain torch."""
+    for backend in ("cpu", "reference"):
+        inputs, rest = case(4, 2, 2, 3)
+        y = run(inputs, rest, record=False, backend=backend).y
+        (g,) = torch.autograd.grad(y.square().sum(), inputs.x, create_graph=True)
+        if backend == "cpu":
+            with pytest.raises(NotImplementedError, match="second"):
+                g.square().sum().backward()
+        else:
+            g.square().sum().backward()
+            assert inputs.kernel.grad is not None and inputs.kernel.grad.any()
+
+
+def test_elementary_functions(isa: str) -> None:
+    """Errors of sigmoid and tanh in units in the last place: what the documentation states."""
+    sweep = torch.cat((torch.linspace(-30, 30, 40000), torch.logspace(-6, 0, 2000), -torch.logspace(-6, 0, 2000)))
+    for dtype in (torch.float32, torch.float64):
+        v = sweep.to(dtype).view(-1, 1, 1)
+        zeros = torch.zeros(1, 1, dtype=dtype)
+        wide = torch.zeros(3, dtype=dtype)
+        inputs = Inputs(v, torch.ones(1, 3, dtype=dtype), wide[None], wide, wide, wide[:1] + 1, zeros, zeros, zeros)
+        rest = Options(torch.ones(1, dtype=dtype), torch.ones(1, dtype=dtype))
+        z, _, g = torch.ops.plugin_accel.egru(*inputs, *rest, False, True, "cpu")[-1][:, 0, :3, 0].unbind(1)
+        exact = v.double().flatten()
+        for got, want, most in ((z, exact.sigmoid(), 5), (g, exact.tanh(), 4)):
+            # float64 has nothing more exact beside it than torch's own, good to a unit or so itself
+            unit = want.abs() * torch.finfo(dtype).eps / 2
+            assert float(((got.double() - want).abs() / unit).max()) <= 2 * most + (2 if dtype is torch.float64 else 0)
+
+
 def test_memory_kept_for_backward() -> None:
     steps, batch, hidden = 20, 4, 32
     inputs, rest = case(steps, batch, 3, hidden, dtype=torch.float32)
