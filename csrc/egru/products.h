@@ -39,46 +39,53 @@ inline void dense_tile(const R* a, int64_t lda, const R* panel, int64_t depth, c
     for (int j = 0; j < Vectors; ++j) sum[i][j].store(out + i * ldo + j * out_stride);
 }
 
-// One row: `Blocks` neighbouring forward panels, active units alone.
-template <class R, int Blocks>
-inline void gather_blocks(const R* y, const int32_t* active, int count, const R* panels, int64_t hidden, int64_t padded,
-                          const R* first, R* out) {
+// One forward panel and some rows, active units alone. The rows' lists are walked side by side as far as the shortest
+// goes: more sums in flight than one row has.
+template <class R, int Rows>
+inline void gather_panel(const R* y, const int32_t* active, int64_t room, const int32_t* counts, const R* panel,
+                         int64_t hidden, int64_t padded, const R* first, R* out) {
   using V = Vec<R>;
-  V sum[Blocks][3];
-  const int64_t size = hidden * 3 * V::width;
+  V sum[Rows][3];
+  int shared = counts[0];
+  for (int i = 1; i < Rows; ++i) shared = std::min<int>(shared, counts[i]);
 #pragma GCC unroll 24
-  for (int n = 0; n < Blocks; ++n)
+  for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 24
-    for (int j = 0; j < 3; ++j) sum[n][j] = V::load(first + j * padded + n * V::width);
-  for (int e = 0; e < count; ++e) {
-    const int64_t k = active[e];
-    const V s = V::all(y[k]);
-    const R* at = panels + k * 3 * V::width;
+    for (int j = 0; j < 3; ++j) sum[i][j] = V::load(first + j * padded);
+  const auto add = [&](int i, int e) __attribute__((always_inline)) {
+    const int64_t k = active[i * room + e];
+    const V s = V::all(y[i * hidden + k]);
 #pragma GCC unroll 24
-    for (int n = 0; n < Blocks; ++n)
+    for (int j = 0; j < 3; ++j) sum[i][j].add(s, V::load(panel + (k * 3 + j) * V::width));
+  };
+  for (int e = 0; e < shared; ++e)
 #pragma GCC unroll 24
-      for (int j = 0; j < 3; ++j) sum[n][j].add(s, V::load(at + n * size + j * V::width));
-  }
+    for (int i = 0; i < Rows; ++i) add(i, e);
 #pragma GCC unroll 24
-  for (int n = 0; n < Blocks; ++n)
+  for (int i = 0; i < Rows; ++i)
+    for (int e = shared; e < counts[i]; ++e) add(i, e);
 #pragma GCC unroll 24
-    for (int j = 0; j < 3; ++j) sum[n][j].store(out + j * padded + n * V::width);
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 24
+    for (int j = 0; j < 3; ++j) sum[i][j].store(out + i * 3 * padded + j * padded);
 }
 
+// Some rows, each with its own list of active units; all of them with one panel before the next, which stays in L1.
 template <class R>
-void gather_row(const R* y, const int32_t* active, int count, const R* packed, int64_t hidden, const R* first, R* out) {
+void gather_rows(const R* y, const int32_t* active, int64_t room, const int32_t* counts, int rows, const R* packed,
+                 int64_t hidden, const R* first, R* out) {
   using V = Vec<R>;
-  const int64_t padded = round_up(hidden, V::width), blocks = padded / V::width, size = hidden * 3 * V::width;
-  int64_t n = 0;
-  const auto run = [&](auto step) {
-    constexpr int many = decltype(step)::value;
-    for (; n + many <= blocks; n += many)
-      gather_blocks<R, many>(y, active, count, packed + n * size, hidden, padded, first + n * V::width,
-                             out + n * V::width);
-  };
-  run(std::integral_constant<int, V::gather_blocks>());
-  run(std::integral_constant<int, V::gather_blocks / 2>());
-  run(std::integral_constant<int, 1>());
+  constexpr int many = 4;
+  const int64_t padded = round_up(hidden, V::width);
+  for (int64_t n = 0; n < padded; n += V::width, packed += hidden * 3 * V::width) {
+    int i = 0;
+    for (; i + many <= rows; i += many)
+      gather_panel<R, many>(y + i * hidden, active + i * room, room, counts + i, packed, hidden, padded, first + n,
+                            out + i * 3 * padded + n);
+    for (; i < rows; ++i)
+      gather_panel<R, 1>(y + i * hidden, active + i * room, room, counts + i, packed, hidden, padded, first + n,
+                         out + i * 3 * padded + n);
+  }
 }
 
 // tile_rows rows: out[row][gate][unit] = first + y R. Rows are padded to whole tiles by the caller.
@@ -138,7 +145,7 @@ void add_outer(const R* y, const int32_t* row, const int32_t* counts, int64_t ro
       for (int64_t k = 0; k < hidden; ++k)
         if (counts[k]) add_rows<R, many>(y + k * room, row + k * room, counts[k], dq + n, ldq, out + k * ldq + n);
   };
-  run(std::integral_constant<int, V::gather_blocks>());
+  run(std::integral_constant<int, V::outer_columns>());
   run(std::integral_constant<int, 1>());
 }
 

@@ -8,7 +8,7 @@ namespace egru {
 namespace PA_ISA {
 
 // Above this share of active units the dense product of a whole tile costs less than gathering row by row (measured).
-constexpr double kDenseShare = 10.0;
+constexpr double kDenseShare = 0.4;
 
 template <class R>
 struct ForwardSpace {
@@ -36,15 +36,15 @@ void products(const Problem& p, const ForwardSpace<R>& s, int rows) {
   const int64_t padded = round_up(p.hidden, Vec<R>::width);
   const R* packed = static_cast<const R*>(p.packed);
   for (int first = 0; first < rows; first += many) {
+    const int here = std::min(many, rows - first);
     int64_t total = 0;
-    for (int i = first; i < std::min(first + many, rows); ++i) total += s.count[i];
+    for (int i = first; i < first + here; ++i) total += s.count[i];
     if (static_cast<double>(total) > kDenseShare * many * static_cast<double>(p.hidden)) {
       dense_gates(s.y + first * p.hidden, p.hidden, packed, p.hidden, s.first, s.q + first * 3 * padded, 3 * padded);
       continue;
     }
-    for (int i = first; i < std::min(first + many, rows); ++i)
-      gather_row(s.y + i * p.hidden, s.active + i * (p.hidden + 16), s.count[i], packed, p.hidden, s.first,
-                 s.q + i * 3 * padded);
+    gather_rows(s.y + first * p.hidden, s.active + first * (p.hidden + 16), p.hidden + 16, s.count + first, here,
+                packed, p.hidden, s.first, s.q + first * 3 * padded);
   }
 }
 

@@ -13,7 +13,7 @@ struct Vec;
 #if defined(PA_EGRU_AVX512)
 template <>
 struct Vec<float> {
-  static constexpr int width = 16, tile_rows = 8, gather_blocks = 8;
+  static constexpr int width = 16, tile_rows = 8, outer_columns = 8;
   __m512 v;
   static PA_HD Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static PA_HD Vec all(float s) { return {_mm512_set1_ps(s)}; }
@@ -22,7 +22,7 @@ struct Vec<float> {
 };
 template <>
 struct Vec<double> {
-  static constexpr int width = 8, tile_rows = 8, gather_blocks = 8;
+  static constexpr int width = 8, tile_rows = 8, outer_columns = 8;
   __m512d v;
   static PA_HD Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
   static PA_HD Vec all(double s) { return {_mm512_set1_pd(s)}; }
@@ -32,7 +32,7 @@ struct Vec<double> {
 #elif defined(PA_EGRU_AVX2)
 template <>
 struct Vec<float> {
-  static constexpr int width = 8, tile_rows = 4, gather_blocks = 4;
+  static constexpr int width = 8, tile_rows = 4, outer_columns = 4;
   __m256 v;
   static PA_HD Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static PA_HD Vec all(float s) { return {_mm256_set1_ps(s)}; }
@@ -41,7 +41,7 @@ struct Vec<float> {
 };
 template <>
 struct Vec<double> {
-  static constexpr int width = 4, tile_rows = 4, gather_blocks = 4;
+  static constexpr int width = 4, tile_rows = 4, outer_columns = 4;
   __m256d v;
   static PA_HD Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
   static PA_HD Vec all(double s) { return {_mm256_set1_pd(s)}; }
@@ -52,7 +52,7 @@ struct Vec<double> {
 // Any target: the compiler's own vectors of 16 bytes.
 template <class R>
 struct Vec {
-  static constexpr int width = 16 / sizeof(R), tile_rows = 4, gather_blocks = 4;
+  static constexpr int width = 16 / sizeof(R), tile_rows = 4, outer_columns = 4;
   typedef R Lanes __attribute__((vector_size(16)));
   Lanes v;
   static PA_HD Vec load(const R* p) {
