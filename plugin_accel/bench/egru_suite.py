@@ -238,7 +238,7 @@ def tables(results: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
         rows.append((w["title"], str(w["threads"]), *times, *ratios, goals, f"{w['events']:.1%}"))
     found = [("EGRU (median of one call)", rows)]
     if results["sweep"]:
-        swept = [("active", GRU, CPU, "ratio")]
+        swept: list[tuple[str, ...]] = [("active", GRU, CPU, "ratio")]
         for s in results["sweep"]:
             swept.append((f"{s['events']:.0%}", ms(s["gru_s"]), ms(s["cpu_s"]), f"{s['gru_s'] / s['cpu_s']:.1f}x"))
         found.append(("Inference over activity, T=100, B=32, I=128, H=256, one thread", swept))

@@ -20,6 +20,7 @@ from plugin_accel.errors import BackendError, InputError
 from plugin_accel.layers import egru_reference
 from plugin_accel.layers.egru_call import (
     DIFFERENTIABLE,
+    SEQUENCES,
     EgruKernels,
     Inputs,
     Options,
@@ -155,21 +156,18 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
+@torch.autograd.function.once_differentiable
+def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, saved = ctx.saved_tensors
     incoming = list(grads[:DIFFERENTIABLE])
     if not ctx.record:
-        incoming[1:4] = [None, None, None]
+        incoming[1:SEQUENCES] = [None] * (SEQUENCES - 1)
     found = torch.ops.plugin_accel.egru_backward.default(*tensors, ctx.keep, saved, incoming, ctx.wanted, ctx.backend)
-    rest = (None,) * (len(Options._fields) + 3)
-    return (*(g if want else None for g, want in zip(found, ctx.wanted, strict=True)), *rest)
+    return tuple(g if want else None for g, want in zip(found, ctx.wanted, strict=True))
 
 
-def _no_second_derivative(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    raise NotImplementedError(
-        "EGRU: expected a first derivative, got a second one (create_graph=True), which the kernels do not have; "
-        "use_backend('reference') has it"
-    )
+def _autograd(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    return (*_gradients(ctx, *grads), *(None,) * (len(Options._fields) + 3))
 
 
 # One implementation for every device: the choice of the backend finds the kernels.
@@ -178,7 +176,6 @@ _LIBRARY.impl("egru_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("plugin_accel::egru", _forward_fake, lib=_LIBRARY)
 torch.library.register_fake("plugin_accel::egru_backward", _backward_fake, lib=_LIBRARY)
 torch.library.register_autograd("plugin_accel::egru", _autograd, setup_context=_setup_context, lib=_LIBRARY)
-torch.library.register_autograd("plugin_accel::egru_backward", _no_second_derivative, lib=_LIBRARY)
 
 
 def run(inputs: Inputs, options: Options, *, record: bool, backend: str = "") -> Result:

@@ -20,7 +20,9 @@ def ran(name: str, out: Path, *arguments: str) -> str:
 
 
 def test_digits(tmp_path: Path) -> None:
-    said = ran("egru_digits.py", tmp_path, "--epochs", "5", "--hidden", "32", "--limit", "900", "--lr", "0.02", "--batch", "32")
+    said = ran(
+        "egru_digits.py", tmp_path, "--epochs", "5", "--hidden", "32", "--limit", "900", "--lr", "0.02", "--batch", "32"
+    )
     history = json.loads((tmp_path / "egru_digits.json").read_text())
     assert "test accuracy" in said and len(history["loss"]) == 5
     assert history["loss"][-1] < 0.7 * history["loss"][0] and history["accuracy"][-1] > 0.4

@@ -28,7 +28,9 @@ def data(*shape: int) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize(
-    "options", [{}, {"num_layers": 2, "return_state_sequence": False}, {"grad_clip": 0.1}], ids=str
+    "options",
+    [{}, {"num_layers": 2, "return_state_sequence": False}, {"grad_clip": 0.1}, {"use_custom_cuda": False}],
+    ids=str,
 )
 def test_compiles_whole(options: dict[str, object]) -> None:
     torch.compiler.reset()
