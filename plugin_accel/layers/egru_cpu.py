@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
-from plugin_accel.backends.cpu import _empty
 from plugin_accel.layers.egru_call import Inputs, Options, Result, result_shapes
 
+POOLED_BYTES = 1 << 16
+"""Below this a fresh allocation costs no page fault worth saving."""
 FEW_FEATURES = 8
 """Up to here the loops form the product with the input themselves: [T, B, 3H] is then never written."""
 
 
 def _make(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Uninitialised dense memory, recycled where it is large."""
+    if prod(shape) * dtype.itemsize < POOLED_BYTES:
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
     strides, step = [0] * len(shape), 1
     for i in range(len(shape) - 1, -1, -1):
         strides[i] = step
-        step *= max(shape[i], 1)
-    return _empty(tuple(shape), tuple(strides), dtype)
+        step *= shape[i]
+    made: Tensor = from_dlpack(_C.empty(tuple(shape), tuple(strides), dtype.itemsize))
+    return made
 
 
 def _address(t: Tensor | None) -> int:
