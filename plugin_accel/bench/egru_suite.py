@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -169,17 +171,17 @@ def kept_floats() -> float:
     return sum(sizes.values()) / 4 / (steps * batch * hidden)
 
 
-def measure(rounds: int, threads: int, quick: bool) -> dict[str, Any]:
-    """Run everything; with one thread and with `threads`."""
+def measure(cases: Sequence[Case], rounds: int, threads: int, quick: bool) -> dict[str, Any]:
+    """Run some cases, each with one thread and with `threads`, and the sweep if none is left out."""
     described = environment.describe("torch")
     results: dict[str, Any] = {"schema": 1, "host": "egru", "quick": quick, "environment": described, "workloads": []}
-    cases = CASES[:2] if quick else CASES
     for count in sorted({1, threads}):
         torch.set_num_threads(count)
         for case in cases:
             shrunk = Case(case.name, case.mode, (5, 3, 2, 16), case.goals, case.events) if quick else case
+            print(f"  {case.name}, {count} threads", file=sys.stderr, flush=True)
             results["workloads"].append({"threads": count, **_time(shrunk, rounds)})
-    results["sweep"] = [] if quick else _sweep(rounds)
+    results["sweep"] = _sweep(rounds) if not quick and len(cases) == len(CASES) else []
     results["kept"] = kept_floats()
     described["threads"] = threads
     described["load_after"] = environment.load()
@@ -264,7 +266,15 @@ def markdown(results: dict[str, Any]) -> str:
 
 def main(options: argparse.Namespace) -> int:
     """Run the suite with the options of ``plugin-accel bench``."""
-    results = measure(2 if options.quick else options.rounds, options.threads, options.quick)
+    patterns = options.only.split(",") if options.only else ["*"]
+    cases = [c for c in CASES if any(fnmatchcase(c.name, p) for p in patterns)]
+    if options.list:
+        print("\n".join(c.name for c in cases))
+        return 0
+    if not cases:
+        print(f"bench: expected --only to match a workload, got {options.only!r}; --list names them", file=sys.stderr)
+        return 1
+    results = measure(cases, 2 if options.quick else options.rounds, options.threads, options.quick)
     for title, rows in tables(results):
         print("\n".join(["", title, *table(rows)]))
     options.out.mkdir(parents=True, exist_ok=True)

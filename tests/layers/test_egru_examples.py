@@ -45,7 +45,7 @@ def test_a_missing_module_names_the_extra(tmp_path: Path) -> None:
     assert done.returncode != 0 and "plugin-accel[demo]" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--quick", "--no-figure"]])
+@pytest.mark.parametrize("arguments", [["--quick", "--no-figure", "--only", "medium-*n"]])
 def test_benchmark(tmp_path: Path, arguments: list[str]) -> None:
     from plugin_accel import bench
 

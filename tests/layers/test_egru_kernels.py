@@ -224,7 +224,7 @@ def test_elementary_functions(isa: str) -> None:
         rest = Options(torch.ones(1, dtype=dtype), torch.ones(1, dtype=dtype))
         z, _, g = torch.ops.plugin_accel.egru(*inputs, *rest, False, True, "cpu")[-1][:, 0, :3, 0].unbind(1)
         exact = v.double().flatten()
-        for got, want, most in ((z, exact.sigmoid(), 5), (g, exact.tanh(), 4)):
+        for got, want, most in ((z, exact.sigmoid(), 5), (g, exact.tanh(), 3)):
             # float64 has nothing more exact beside it than torch's own, good to a unit or so itself
             unit = want.abs() * torch.finfo(dtype).eps / 2
             assert float(((got.double() - want).abs() / unit).max()) <= 2 * most + (2 if dtype is torch.float64 else 0)
