@@ -3,6 +3,7 @@
 #pragma once
 #include "back_parts.h"
 #include "pack.h"
+#include "products.h"
 #include "tile.h"
 
 namespace egru {
