@@ -57,6 +57,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/plugin-accel bench --host sinabs --out benchmarks/results
 	$(BIN)/plugin-accel bench --host snntorch --out benchmarks/results
+	$(BIN)/plugin-accel bench --host egru --out benchmarks/results --markdown docs/benchmarks-egru.md
 
 $(SANITIZED)/.built: $(READY) $(KERNELS)
 	rm -rf $(SANITIZED)
@@ -72,7 +73,7 @@ sanitize: $(SANITIZED)/.built
 	LD_PRELOAD="$$(runtime libasan.so) $$(runtime libubsan.so) $$(runtime libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
 	$(BIN)/python -c 'import sys; del sys.path[0]; import torch, plugin_accel._C as library, pytest; \
-	print("library under test:", library.__file__); sys.exit(pytest.main(sys.argv[1:]))' tests/ops $(PYTEST_ARGS)
+	print("library under test:", library.__file__); sys.exit(pytest.main(sys.argv[1:]))' tests/ops tests/layers/test_egru_kernels.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

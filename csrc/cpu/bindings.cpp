@@ -13,6 +13,8 @@
 
 namespace py = pybind11;
 
+void bind_egru(py::module_&);
+
 namespace {
 
 // None or (address, outer stride, time stride, inner stride)
@@ -185,4 +187,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_limit", &pool::limit);
   m.def("pool_kept_bytes", &pool::kept_bytes);
   m.def("pool_used_bytes", &pool::used_bytes);
+  bind_egru(m);
 }

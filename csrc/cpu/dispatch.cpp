@@ -186,6 +186,8 @@ bool openmp() {
 #endif
 }
 
+bool in_forked_child() { return forked(); }
+
 const Kernels& find(const Variant& v) {
   for (int i = chosen().load(); i >= 0; --i)  // a set leaves out what an older one does as well
     if (const Kernels* k = isas()[static_cast<size_t>(i)].find(v)) return *k;

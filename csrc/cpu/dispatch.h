@@ -15,6 +15,7 @@ std::vector<std::string> usable_isas();
 std::string isa();
 void set_isa(const std::string& name);  // throws std::invalid_argument
 bool openmp();
+bool in_forked_child();  // where OpenMP's threads are gone
 
 const Kernels& find(const Variant&);  // throws std::invalid_argument
 

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-HOSTS = ("sinabs", "snntorch", "norse")
+HOSTS = ("sinabs", "snntorch", "norse", "egru")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 if something is missing or a competitor disagrees with the host.
     """
     options = _parser().parse_args(argv)
+    if options.host == "egru":
+        from plugin_accel.bench import egru_suite
+
+        return egru_suite.main(options)
     missing = [
         name for name in (options.host, *(() if options.no_figure else ("matplotlib",))) if find_spec(name) is None
     ]
@@ -97,7 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="plugin-accel bench", description="Compare a host framework with plugin_accel's backends on the CPU."
     )
-    parser.add_argument("--host", choices=HOSTS, default="sinabs", help="the host framework (default: %(default)s)")
+    parser.add_argument(
+        "--host",
+        choices=HOSTS,
+        default="sinabs",
+        help="the host framework, or the layer without one (default: %(default)s)",
+    )
     parser.add_argument(
         "--only", metavar="PATTERNS", help="workloads by name, comma-separated, with * and ?; see --list"
     )

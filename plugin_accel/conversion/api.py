@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -27,6 +28,7 @@ def convert(
     strict: bool = False,
     include: Selector = None,
     exclude: Selector = None,
+    gru_to_egru: bool | Mapping[str, Any] = False,
 ) -> _Model:
     """Accelerates the layers of ``model`` that a host plugin knows.
 
@@ -43,18 +45,30 @@ def convert(
         include: Which layers to convert: a glob on the qualified name, a type, a module, a
             ``predicate(name, module)``, or an iterable of them. All, if ``None``.
         exclude: Which layers to leave alone; in the same form.
+        gru_to_egru: Also replace each ``nn.GRU`` inside ``model`` by a new :class:`plugin_accel.layers.EGRU` with its
+            weights: another model, with other outputs and parameters, that :func:`restore` does not undo. ``True``, or
+            the options of ``egru_from_gru``.
 
     Returns:
         ``model`` itself, or its converted copy.
 
     Raises:
         ConversionError: With ``strict``, if a layer would not be accelerated.
+        InputError: If an ``nn.GRU`` cannot become an ``EGRU``.
         TypeError: If ``model`` is no module, or a selector is of an unknown form.
 
     Warns:
         PluginAccelWarning: If ``model`` has no layer to convert, or one could not be.
     """
     _check_model("convert", model)
+    if gru_to_egru is not False:
+        if copy:
+            model, copy = faithful_copy(model), False
+        # By name: layers choose backends by themselves, this package knows none.
+        replace = import_module("plugin_accel.layers").replace_gru
+        replaced = replace(model, {} if gru_to_egru is True else gru_to_egru)
+        if replaced and not find_layers(model):
+            return model
     model, layers = _plan(model, copy, strict, include, exclude)
     _exchange_all(layers)
     return model

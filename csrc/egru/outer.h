@@ -1,0 +1,44 @@
+// The gradient of the recurrent weights: sums of outer products of active units with the gates' gradients.
+#pragma once
+#include "rows.h"
+#include "vector.h"
+
+namespace egru {
+namespace PA_ISA {
+
+// Some columns of one row of dR: out += sum over entries e of y[e] dq[row[e]].
+template <class R, int Vectors>
+inline void add_rows(const R* y, const int32_t* row, int count, const R* dq, int64_t ldq, R* out) {
+  using V = Vec<R>;
+  V sum[Vectors];
+#pragma GCC unroll 24
+  for (int j = 0; j < Vectors; ++j) sum[j] = V::load(out + j * V::width);
+  for (int e = 0; e < count; ++e) {
+    const V s = V::all(y[e]);
+    const R* from = dq + row[e] * ldq;
+#pragma GCC unroll 24
+    for (int j = 0; j < Vectors; ++j) sum[j].add(s, V::load(from + j * V::width));
+  }
+#pragma GCC unroll 24
+  for (int j = 0; j < Vectors; ++j) sum[j].store(out + j * V::width);
+}
+
+// dR += y^T dq from the active units alone, listed for each row of dR with room for `room`. A few columns for all rows
+// at a time: those columns of dq then stay in L1.
+template <class R>
+void add_outer(const R* y, const int32_t* row, const int32_t* counts, int64_t room, int64_t hidden, const R* dq,
+               int64_t ldq, R* out) {
+  using V = Vec<R>;
+  int64_t n = 0;
+  const auto run = [&](auto vectors) {
+    constexpr int many = decltype(vectors)::value;
+    for (; n + many * V::width <= ldq; n += many * V::width)
+      for (int64_t k = 0; k < hidden; ++k)
+        if (counts[k]) add_rows<R, many>(y + k * room, row + k * room, counts[k], dq + n, ldq, out + k * ldq + n);
+  };
+  run(std::integral_constant<int, V::outer_columns>());
+  run(std::integral_constant<int, 1>());
+}
+
+}  // namespace PA_ISA
+}  // namespace egru
