@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plugin_accel.backends import use_backend
     from plugin_accel.backends.cpu import empty_cache
-    from plugin_accel.conversion import Report, convert, converted, report, restore
+    from plugin_accel.conversion import Report, convert, converted, fused, report, restore
     from plugin_accel.hookspecs import hookimpl
 
     __version__: str
@@ -28,6 +28,7 @@ __all__ = [
     "convert",
     "converted",
     "empty_cache",
+    "fused",
     "hookimpl",
     "report",
     "restore",
@@ -39,6 +40,7 @@ _HOMES = {
     "convert": "plugin_accel.conversion",
     "converted": "plugin_accel.conversion",
     "empty_cache": "plugin_accel.backends.cpu",
+    "fused": "plugin_accel.conversion",
     "hookimpl": "plugin_accel.hookspecs",
     "report": "plugin_accel.conversion",
     "restore": "plugin_accel.conversion",

@@ -11,8 +11,9 @@ from torch import nn
 from plugin_accel import plugins
 from plugin_accel.conversion.copying import faithful_copy
 from plugin_accel.conversion.exchange import base_class, exchange
+from plugin_accel.conversion.fusion import fuse, unfuse
 from plugin_accel.conversion.selection import Selector, select
-from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts
+from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts, walk
 from plugin_accel.errors import ConversionError
 
 __all__ = ["convert", "converted", "restore"]
@@ -27,6 +28,8 @@ def convert(
     strict: bool = False,
     include: Selector = None,
     exclude: Selector = None,
+    fuse_time: bool = False,
+    explain: bool = False,
 ) -> _Model:
     """Accelerates the layers of ``model`` that a host plugin knows.
 
@@ -43,6 +46,10 @@ def convert(
         include: Which layers to convert: a glob on the qualified name, a type, a module, a
             ``predicate(name, module)``, or an iterable of them. All, if ``None``.
         exclude: Which layers to leave alone; in the same form.
+        fuse_time: Also run the loop over time that ``model.forward`` contains layer by layer, with the same results: the
+            first two calls of each signature are recorded, later ones replayed. A forward that cannot be fused runs as
+            it is, and :func:`report` says why. See docs/fusion.md.
+        explain: With ``fuse_time``, print the schedule each time one is made.
 
     Returns:
         ``model`` itself, or its converted copy.
@@ -55,8 +62,12 @@ def convert(
         PluginAccelWarning: If ``model`` has no layer to convert, or one could not be.
     """
     _check_model("convert", model)
-    model, layers = _plan(model, copy, strict, include, exclude)
+    model, layers = _plan(model, copy, strict, include, exclude, warn=not fuse_time)
     _exchange_all(layers)
+    if fuse_time:
+        why_not = fuse(model, explain)
+        if why_not is not None:
+            plugins.warn(f"convert: time is not fused: {why_not}")
     return model
 
 
@@ -82,6 +93,8 @@ def restore(model: _Model, *, copy: bool = False) -> _Model:
     _check_model("restore", model)
     if copy:
         model = faithful_copy(model)
+    for module, _ in walk(model):
+        unfuse(module)
     for layer in find_layers(model):
         if layer.original is not None:
             exchange(layer.module, layer.original)
@@ -131,13 +144,15 @@ def converted(
                 exchange(module, original)
 
 
-def _plan(model: _Model, copy: bool, strict: bool, include: Selector, exclude: Selector) -> tuple[_Model, list[Layer]]:
+def _plan(
+    model: _Model, copy: bool, strict: bool, include: Selector, exclude: Selector, warn: bool = True
+) -> tuple[_Model, list[Layer]]:
     """Finds the layers to convert, in a copy of ``model`` if asked for; raises or warns where there is cause."""
     found = find_layers(model)
     selected = select(found, include, exclude)
     if strict:
         _check_strict(selected)
-    if not any(layer.target is not None or layer.runs_accelerated for layer in selected):
+    if warn and not any(layer.target is not None or layer.runs_accelerated for layer in selected):
         plugins.warn(f"convert: nothing to convert: {_why_nothing(found, selected)}")
     if copy:
         # Selectors were asked about the original, which a predicate or a module given may know by identity.

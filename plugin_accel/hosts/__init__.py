@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from plugin_accel.hosts.sequences import SequenceFunction
 
-__all__ = ["SINABS", "SNNTORCH", "FrameworkHost", "Host"]
+__all__ = ["NORSE", "SINABS", "SNNTORCH", "FrameworkHost", "Host"]
 
 
 @runtime_checkable
@@ -147,3 +147,4 @@ class FrameworkHost:
 # Not named `sinabs`: importing the submodule of that name would replace it in this package.
 SINABS = FrameworkHost("sinabs", "sinabs", "plugin_accel.hosts.sinabs")
 SNNTORCH = FrameworkHost("snntorch", "snntorch", "plugin_accel.hosts.snntorch")
+NORSE = FrameworkHost("norse", "norse", "plugin_accel.hosts.norse")
