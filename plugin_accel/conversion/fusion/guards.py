@@ -8,7 +8,7 @@ code that ran. What is only handed on to a layer's own code is that layer's busi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -71,11 +71,15 @@ def _fingerprint(value: Any, budget: list[int]) -> Any:
         return type(value), frozenset(_fingerprint(item, budget) for item in value)
     if isinstance(value, _SIMPLE):
         return type(value), repr(value)
-    if hasattr(value, "tobytes") and hasattr(value, "dtype"):  # NumPy, without importing it
+    if _is_numpy(value):
         if value.size > _LIMIT:
             raise Unfusable("reads a large NumPy array")
         return type(value), str(value.dtype), value.shape, value.tobytes()
     return id(value)
+
+
+def _is_numpy(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and hasattr(value, "tobytes")  # without importing it
 
 
 class Guards:
@@ -85,10 +89,14 @@ class Guards:
         names: The names that the code of the forward mentions; of an object, only these are watched.
         everything: Watch all attributes: the code looks some up by computed names.
         opaque: The layers that are called as a whole.
+        is_host: Whether a Python module belongs to a host framework, whose workings are its own.
     """
 
-    def __init__(self, names: frozenset[str], everything: bool, opaque: Iterable[nn.Module]) -> None:
+    def __init__(
+        self, names: frozenset[str], everything: bool, opaque: Iterable[nn.Module], is_host: Callable[[str], bool]
+    ) -> None:
         self._names, self._everything = names, everything
+        self._foreign = lambda name: is_foreign(name) or is_host(name)
         self._opaque = {id(module) for module in opaque}
         self._seen: set[int] = set()
         self._kept: list[Any] = []
@@ -149,7 +157,7 @@ class Guards:
             self._tensors.append((holder, key, tuple(meta_of(value)[:4])))
         elif isinstance(value, _SIMPLE):
             self._same.append((holder, key, value))
-        elif isinstance(value, (list, tuple, dict, set, frozenset)) or hasattr(value, "tobytes"):
+        elif isinstance(value, (list, tuple, dict, set, frozenset)) or _is_numpy(value):
             self._deep.append((holder, key, _fingerprint(value, [_LIMIT])))
             self._inside(value)
         elif hasattr(value, "__next__"):
@@ -159,7 +167,7 @@ class Guards:
             self.add_object(value)
 
     def _inside(self, value: Any) -> None:
-        for item in value.values() if isinstance(value, dict) else value:
+        for item in () if _is_numpy(value) else value.values() if isinstance(value, dict) else value:
             if isinstance(item, (list, tuple, dict)):
                 self._inside(item)
             elif not isinstance(item, (Tensor, *_SIMPLE)):
@@ -174,13 +182,13 @@ class Guards:
         if isinstance(value, nn.Module):
             self._module(value)
         elif isinstance(value, ModuleType):
-            if not is_foreign(value.__name__):
+            if not self._foreign(value.__name__):
                 self._attributes(vars(value))
         elif isinstance(value, type):
             self._class(value)
         elif not isinstance(value, (FunctionType,)) and hasattr(value, "__dict__"):
             self._types.append((value, type(value)))
-            if not is_foreign(type(value).__module__):
+            if not self._foreign(type(value).__module__):
                 self._attributes(vars(value))
                 self._class(type(value))
 
@@ -196,7 +204,7 @@ class Guards:
 
     def _class(self, cls: type) -> None:
         for parent in cls.__mro__:
-            if is_foreign(parent.__module__) or id(parent) in self._seen and parent is not cls:
+            if self._foreign(parent.__module__) or id(parent) in self._seen and parent is not cls:
                 continue
             self._seen.add(id(parent))
             for key, value in vars(parent).items():
@@ -221,7 +229,7 @@ class Guards:
                     self._same.append((values[registry], name, None))
                 else:
                     self._tensors.append((values[registry], name, tuple(meta_of(tensor)[:4])))
-        foreign = is_foreign(type(module).__module__)
+        foreign = self._foreign(type(module).__module__)
         for key in list(values):
             if key not in (*_REGISTRIES, *_HOOKS, ENGINE) and (foreign or self._everything or key in self._names):
                 if foreign and not isinstance(values[key], (*_SIMPLE, tuple)):

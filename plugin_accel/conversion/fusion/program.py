@@ -21,7 +21,8 @@ class Unfusable(Exception):
     """This forward is run as the user wrote it; the text says why."""
 
 
-class Ref(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ref:
     """The tensor that a node gave at position ``out`` of its flattened result."""
 
     node: int

@@ -128,7 +128,7 @@ class Recorder:
         for code in codes:
             names.update(code.co_names)
             names.update(constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
-        guards = Guards(frozenset(names), self._watch.computed_names, self._opaque.values())
+        guards = Guards(frozenset(names), self._watch.computed_names, self._opaque.values(), self._layers.is_host)
         for code, namespace in codes.items():
             guards.add_code(code, namespace)
         for function in self._watch.functions():

@@ -80,7 +80,7 @@ class Watch:
 
     def user_code(self) -> dict[CodeType, dict[str, Any]]:
         """The code of the user that ran, with its globals."""
-        return {code: space for code, (kind, space) in self._codes.items() if kind in ("user", "host")}
+        return {code: space for code, (kind, space) in self._codes.items() if kind == "user"}
 
     def functions(self) -> list[FunctionType]:
         """The functions of the user that ran, with closures and defaults."""
@@ -199,7 +199,8 @@ def _function_about_a_layer(frame: FrameType) -> Any:
     first = frame.f_locals.get(names[0]) if names else None
     if isinstance(first, nn.Module):
         method = getattr(type(first), code.co_name, None)
-        return method if getattr(method, "__code__", None) is code else None
+        if getattr(method, "__code__", None) is code:
+            return method
     if isinstance(first, type) and issubclass(first, nn.Module):
         method = getattr(first, code.co_name, None)
         is_bound = isinstance(method, MethodType) and method.__func__.__code__ is code
