@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -34,6 +35,7 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
     simple = where == list(range(outs)) and len(nodes[0].result) == outs and not any(n.random for n in nodes)
     chained = states in ([], list(range(1, outs)), list(range(outs))) and len(initial) in (0, len(states))
     sequence = layers.sequence(module) if simple and chained and not hooked else None
+    absent = [None] * _states_of(module)
     slots = [low.define_series(members, out) for out in range(outs)]
     record = tuple(
         any(Ref(member, out) in low.outside for member in members[:-1]) for out in range(1, outs)
@@ -61,6 +63,12 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
         return steps, "step by step"
     low.saved += steps - 1
     return 1, "as a sequence"
+
+
+def _states_of(module: Any) -> int:
+    """How many states the layer's forward can be given."""
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds for p in signature(type(module).forward).parameters.values()) - 2
 
 
 def _stepwise(low: Lowering, members: list[int]) -> Any:

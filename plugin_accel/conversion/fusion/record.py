@@ -284,7 +284,7 @@ class Recorder:
                 label,
                 random,
                 grad,
-                (*key, self._parameters(kind, filled)),
+                (*key, self._parameters(kind, filled), self._watch.location() if kind == "op" else None),
             )
         )
 

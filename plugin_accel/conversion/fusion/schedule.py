@@ -49,6 +49,7 @@ def schedule(program: Program) -> list[Group]:
         apart = {member for circle in circles for g in circle if groups[g].kind == "same" for member in groups[g].members}
         of, groups = _group(nodes, needs, chain_of, apart)
         components = _components(groups, of, needs)
+    _check_gradients(program, of)
     merged: list[Group] = []
     for component in components:
         if len(component) == 1:
@@ -66,6 +67,31 @@ def _check_states(program: Program) -> None:
             raise Unfusable(f"computes with the states that a reset gives ({node.label or 'outside of a layer'})")
     if any(type(leaf) is Ref and program.nodes[leaf.node].kind == "host" for leaf in program.outputs):
         raise Unfusable("returns the states that a reset gives")
+
+
+def _check_gradients(program: Program, of: list[int]) -> None:
+    """A parameter that has no part in a result must not get a gradient of zeros from it: optimizers tell the two apart."""
+
+    def reached(place: list[int], count: int) -> list[int]:
+        found = [0] * count
+        for index, node in enumerate(program.nodes):
+            if node.kind == "input":
+                if node.metas[0].requires_grad:
+                    found[place[index]] |= 1 << index
+            elif any(meta.requires_grad for meta in node.metas):
+                for ref in node.refs():
+                    if program.nodes[ref.node].metas[ref.out].requires_grad:
+                        found[place[index]] |= found[place[ref.node]]
+        return found
+
+    single = reached(list(range(len(program.nodes))), len(program.nodes))
+    grouped = reached(of, len(program.nodes))
+    for leaf in program.outputs:
+        if type(leaf) is Ref and program.nodes[leaf.node].metas[leaf.out].requires_grad:
+            more = grouped[of[leaf.node]] & ~single[leaf.node]
+            if more:
+                label = program.nodes[more.bit_length() - 1].target.key
+                raise Unfusable(f"some results do not depend on {label!r}, and would give it zeros as gradient")
 
 
 def _needs(nodes: list[Node]) -> list[list[int]]:

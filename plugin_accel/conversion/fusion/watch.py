@@ -88,6 +88,16 @@ class Watch:
         found = [holder for holder in gc.get_referrers(*codes) if isinstance(holder, FunctionType)] if codes else []
         return [function for function in found if function.__code__ in self._codes]
 
+    def location(self) -> Any:
+        """Where in the user's code we are: the same line of a loop is the same place at each step."""
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            kind = self._codes.get(frame.f_code)
+            if kind is not None and kind[0] == "user":
+                return id(frame.f_code), frame.f_lasti
+            frame = frame.f_back
+        return None
+
     def find(self, tensor: torch.Tensor) -> Place | None:
         """Looks for a tensor among the globals and closures of the user's functions that are running."""
         frame: FrameType | None = sys._getframe()
