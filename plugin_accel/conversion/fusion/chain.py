@@ -51,8 +51,9 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
             except Refused:
                 pass
             else:
-                # A layer that takes back its spikes has them among its states.
-                last = made.last if len(made.last) == outs else (None, *made.last)
+                # The states are what a call returns last, if it returns any; a layer that takes back its spikes has
+                # them among its states.
+                last = (None,) * (outs - len(made.last)) + made.last if outs > 1 else (None,)
                 for slot, stacked, end in zip(slots, made.outputs, last, strict=False):
                     env[slot] = Series(stacked, last=end)
                 return
