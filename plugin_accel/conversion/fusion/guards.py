@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from plugin_accel.conversion.fusion.program import Unfusable, meta_of
 
-__all__ = ["ENGINE", "Cell", "Guards", "Place", "cell_content", "is_foreign", "tensors_in"]
+__all__ = ["ENGINE", "SIMPLE", "Cell", "Guards", "Place", "cell_content", "is_foreign", "tensors_in"]
 
 ENGINE = "_plugin_accel_fusion"
 
-_SIMPLE = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
+SIMPLE = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MISSING = object()
@@ -69,7 +69,7 @@ def _fingerprint(value: Any, budget: list[int]) -> Any:
         return type(value), tuple(_fingerprint(item, budget) for item in value)
     if isinstance(value, (set, frozenset)):
         return type(value), frozenset(_fingerprint(item, budget) for item in value)
-    if isinstance(value, _SIMPLE):
+    if isinstance(value, SIMPLE):
         return type(value), repr(value)
     if _is_numpy(value):
         if value.size > _LIMIT:
@@ -110,7 +110,7 @@ class Guards:
         """Whether everything is as it was."""
         for holder, key, value in self._same:
             now = holder.get(key, _MISSING)
-            if now is not value and not (type(now) is type(value) and isinstance(now, _SIMPLE) and now == value):
+            if now is not value and not (type(now) is type(value) and isinstance(now, SIMPLE) and now == value):
                 return False
         for module, cls in self._types:
             if type(module) is not cls:
@@ -155,7 +155,7 @@ class Guards:
         value = holder.get(key)
         if isinstance(value, Tensor):
             self._tensors.append((holder, key, tuple(meta_of(value)[:4])))
-        elif isinstance(value, _SIMPLE):
+        elif isinstance(value, SIMPLE):
             self._same.append((holder, key, value))
         elif isinstance(value, (list, tuple, dict, set, frozenset)) or _is_numpy(value):
             self._deep.append((holder, key, _fingerprint(value, [_LIMIT])))
@@ -170,7 +170,7 @@ class Guards:
         for item in () if _is_numpy(value) else value.values() if isinstance(value, dict) else value:
             if isinstance(item, (list, tuple, dict)):
                 self._inside(item)
-            elif not isinstance(item, (Tensor, *_SIMPLE)):
+            elif not isinstance(item, (Tensor, *SIMPLE)):
                 self.add_object(item)
 
     def add_object(self, value: Any) -> None:
@@ -232,7 +232,7 @@ class Guards:
         foreign = self._foreign(type(module).__module__)
         for key in list(values):
             if key not in (*_REGISTRIES, *_HOOKS, ENGINE) and (foreign or self._everything or key in self._names):
-                if foreign and not isinstance(values[key], (*_SIMPLE, tuple)):
+                if foreign and not isinstance(values[key], (*SIMPLE, tuple)):
                     continue
                 self.add(values, key)
         if not foreign:

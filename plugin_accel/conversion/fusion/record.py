@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plugin_accel.conversion.fusion import functions
-from plugin_accel.conversion.fusion.guards import ENGINE, Guards, Place, tensors_in
+from plugin_accel.conversion.fusion.guards import ENGINE, SIMPLE, Guards, Place, tensors_in
 from plugin_accel.conversion.fusion.layers import Layers
 from plugin_accel.conversion.fusion.program import Meta, Node, Program, Ref, Unfusable, flatten, frozen, meta_of
 from plugin_accel.conversion.fusion.watch import Watch
@@ -82,12 +82,15 @@ class Recorder:
         self._before: dict[int, dict[str, Any]] = {}
         self._inputs: list[tuple[Tensor, int]] = []
         self._storages: dict[int, set[int]] = {}
+        self._objects: list[Any] = []
         self._path: list[str] = []
         self._open: tuple[Any, ...] | None = None
         self._amp = _autocast()
         for index, value in enumerate(arguments):
             if isinstance(value, Tensor):
                 self._places.setdefault(id(value), Place(None, index))
+            elif not isinstance(value, (*SIMPLE, nn.Module)):
+                self._add_object(value)
         for root in roots:
             self._add_module(root, "")
 
@@ -133,8 +136,8 @@ class Recorder:
             guards.add_code(code, namespace)
         for function in self._watch.functions():
             guards.add_function(function)
-        for module in self._modules.values():
-            guards.add_object(module)
+        for value in (*self._modules.values(), *self._objects):
+            guards.add_object(value)
         return guards
 
     def moved(self, before: list[int] | None, after: list[int]) -> bool:
@@ -347,6 +350,12 @@ class Recorder:
             raise Unfusable("switches autocast inside")
 
     # -- modules and what they hold ---------------------------------------------------------------------------------
+
+    def _add_object(self, value: Any) -> None:
+        """An argument that is no tensor, such as the ``self`` of a plain class."""
+        self._objects.append(value)
+        for holder, key, tensor in tensors_in(getattr(value, "__dict__", None)):
+            self._places.setdefault(id(tensor), Place(holder, key))
 
     def _add_module(self, root: nn.Module, prefix: str) -> None:
         for name, module in root.named_modules():

@@ -69,29 +69,31 @@ def _check_states(program: Program) -> None:
         raise Unfusable("returns the states that a reset gives")
 
 
+def _reached(nodes: list[Node], of: list[int]) -> list[int]:
+    """For each place ``of`` a node, the inputs that get a gradient from it, as bits."""
+    found = [0] * (max(of, default=-1) + 1)
+    for index, node in enumerate(nodes):
+        if node.kind == "input":
+            found[of[index]] |= node.metas[0].requires_grad << index
+        elif any(meta.requires_grad for meta in node.metas):
+            for ref in node.refs():
+                if nodes[ref.node].metas[ref.out].requires_grad:
+                    found[of[index]] |= found[of[ref.node]]
+    return found
+
+
 def _check_gradients(program: Program, of: list[int]) -> None:
-    """A parameter that has no part in a result must not get a gradient of zeros from it: optimizers tell the two apart."""
+    """A parameter that has no part in a result must not get a gradient of zeros from it: optimizers tell the two apart.
 
-    def reached(place: list[int], count: int) -> list[int]:
-        found = [0] * count
-        for index, node in enumerate(program.nodes):
-            if node.kind == "input":
-                if node.metas[0].requires_grad:
-                    found[place[index]] |= 1 << index
-            elif any(meta.requires_grad for meta in node.metas):
-                for ref in node.refs():
-                    if program.nodes[ref.node].metas[ref.out].requires_grad:
-                        found[place[index]] |= found[place[ref.node]]
-        return found
-
-    single = reached(list(range(len(program.nodes))), len(program.nodes))
-    grouped = reached(of, len(program.nodes))
+    Calls in a group reach the same parameters; those of a layer over time may not.
+    """
+    single, grouped = _reached(program.nodes, list(range(len(of)))), _reached(program.nodes, of)
     for leaf in program.outputs:
         if type(leaf) is Ref and program.nodes[leaf.node].metas[leaf.out].requires_grad:
             more = grouped[of[leaf.node]] & ~single[leaf.node]
             if more:
-                label = program.nodes[more.bit_length() - 1].target.key
-                raise Unfusable(f"some results do not depend on {label!r}, and would give it zeros as gradient")
+                key = program.nodes[more.bit_length() - 1].target.key
+                raise Unfusable(f"a result does not depend on {key!r}, which would get zeros as gradient from it")
 
 
 def _needs(nodes: list[Node]) -> list[list[int]]:
@@ -161,6 +163,7 @@ def _group(
     nodes: list[Node], needs: list[list[int]], chain_of: dict[int, int], apart: set[int] | None = None
 ) -> tuple[list[int], list[Group]]:
     """Puts each node into a group; nodes with equal keys are together unless one depends on another."""
+    reached = _reached(nodes, list(range(len(nodes))))
     ranks: list[dict[Any, int]] = []
     of: list[int] = []
     groups: list[Group] = []
@@ -175,7 +178,7 @@ def _group(
             identity: Any = ("chain", chain_of[index])
             kind = "chain"
         elif node.kind == "op" and not node.random and not (apart and index in apart):
-            identity = (node.key, rank.get(node.key, 0))
+            identity = (node.key, rank.get(node.key, 0), reached[index])
             kind = "same"
             rank = {**rank, node.key: rank.get(node.key, 0) + 1}
         else:
