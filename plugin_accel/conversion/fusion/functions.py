@@ -16,7 +16,7 @@ QUESTIONS = frozenset(
     "shape size dim ndim ndimension dtype device layout numel nelement element_size is_floating_point is_complex is_cuda"
     " is_contiguous stride __len__ requires_grad is_sparse is_quantized is_meta is_cpu is_mps is_mkldnn is_nested"
     " storage_offset __hash__ is_signed get_device itemsize nbytes is_same_size is_tensor is_inference"
-    " result_type can_cast".split()
+    " result_type can_cast _set_grad_enabled".split()
 )
 
 # In-place, and what gives the same as a new tensor.

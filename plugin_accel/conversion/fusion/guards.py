@@ -25,6 +25,8 @@ SIMPLE = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MISSING = object()
+# Their functions give something else at each call, and some are written such that no profiler sees the calls.
+_FICKLE = ("random", "numpy.random", "time", "secrets", "uuid", "datetime")
 _LIMIT = 5000
 
 
@@ -76,6 +78,14 @@ def _fingerprint(value: Any, budget: list[int]) -> Any:
             raise Unfusable("reads a large NumPy array")
         return type(value), str(value.dtype), value.shape, value.tobytes()
     return id(value)
+
+
+def _home(value: Any) -> str:
+    """The Python module that a module, function or object belongs to."""
+    if isinstance(value, ModuleType):
+        return value.__name__
+    own = getattr(value, "__module__", None)
+    return own if isinstance(own, str) else type(value).__module__
 
 
 def _is_numpy(value: Any) -> bool:
@@ -160,7 +170,9 @@ class Guards:
         elif isinstance(value, (list, tuple, dict, set, frozenset)) or _is_numpy(value):
             self._deep.append((holder, key, _fingerprint(value, [_LIMIT])))
             self._inside(value)
-        elif hasattr(value, "__next__"):
+        elif any(_home(value).startswith(name) for name in _FICKLE):
+            raise Unfusable(f"reads {key!r}, of {_home(value)}: what it gives next cannot be known")
+        elif hasattr(value, "__next__") and not isinstance(value, type):
             raise Unfusable(f"reads {key!r}, an iterator: what it gives next cannot be known")
         else:
             self._same.append((holder, key, value))
@@ -239,7 +251,7 @@ class Guards:
             self._same += [
                 (values, key, _MISSING)
                 for key in self._names
-                if key not in values and not key.startswith("__") and not _is_class_attribute(type(module), key)
+                if key not in values and not key.startswith("__")
                 and not any(key in values[registry] for registry in _REGISTRIES)
             ]
             self._class(type(module))
@@ -247,10 +259,6 @@ class Guards:
             self._same.append((values["_modules"], name, child))
             if child is not None:
                 self.add_object(child)
-
-
-def _is_class_attribute(cls: type, key: str) -> bool:
-    return any(key in vars(parent) for parent in cls.__mro__)
 
 
 def cell_content(cell: Any) -> Any:
