@@ -6,5 +6,6 @@ call by call whether it may.
 """
 
 from plugin_accel.conversion.fusion.api import engine_of, fuse, fused, is_fused, unfuse
+from plugin_accel.conversion.fusion.run import Run, run
 
-__all__ = ["engine_of", "fuse", "fused", "is_fused", "unfuse"]
+__all__ = ["Run", "engine_of", "fuse", "fused", "is_fused", "run", "unfuse"]

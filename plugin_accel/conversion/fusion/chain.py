@@ -15,7 +15,7 @@ from plugin_accel.errors import Refused
 if TYPE_CHECKING:
     from plugin_accel.conversion.fusion.lower import Lowering
 
-__all__ = ["chain_call"]
+__all__ = ["chain_call", "states_of"]
 
 
 def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, str]:
@@ -35,7 +35,7 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
     simple = where == list(range(outs)) and len(nodes[0].result) == outs and not any(n.random for n in nodes)
     chained = states in ([], list(range(1, outs)), list(range(outs))) and len(initial) in (0, len(states))
     sequence = layers.sequence(module) if simple and chained and not hooked else None
-    absent = [None] * _states_of(module)
+    absent = [None] * states_of(module)
     slots = [low.define_series(members, out) for out in range(outs)]
     record = tuple(
         any(Ref(member, out) in low.outside for member in members[:-1]) for out in range(1, outs)
@@ -66,7 +66,7 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
     return 1, "as a sequence"
 
 
-def _states_of(module: Any) -> int:
+def states_of(module: Any) -> int:
     """How many states the layer's forward can be given."""
     kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in kinds for p in signature(type(module).forward).parameters.values()) - 2

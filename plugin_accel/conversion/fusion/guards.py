@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from plugin_accel.conversion.fusion.program import Unfusable, meta_of
 
-__all__ = ["ENGINE", "SIMPLE", "Cell", "Guards", "Place", "cell_content", "is_foreign", "tensors_in"]
+__all__ = ["ENGINE", "SIMPLE", "Cell", "RUNNER", "Guards", "Place", "cell_content", "is_foreign", "tensors_in"]
 
+# Where a module keeps what runs its forward fused; neither is part of what the forward reads.
 ENGINE = "_plugin_accel_fusion"
+RUNNER = "_plugin_accel_run"
 
 SIMPLE = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
@@ -120,7 +122,7 @@ class Guards:
         """Whether everything is as it was."""
         for holder, key, value in self._same:
             now = holder.get(key, _MISSING)
-            if now is not value and not (type(now) is type(value) and isinstance(now, SIMPLE) and now == value):
+            if now is not value and not (type(now) is type(value) and isinstance(now, (*SIMPLE, tuple)) and now == value):
                 return False
         for module, cls in self._types:
             if type(module) is not cls:
@@ -165,7 +167,7 @@ class Guards:
         value = holder.get(key)
         if isinstance(value, Tensor):
             self._tensors.append((holder, key, tuple(meta_of(value)[:4])))
-        elif isinstance(value, SIMPLE):
+        elif isinstance(value, SIMPLE) or (type(value) is tuple and all(isinstance(v, SIMPLE) for v in value)):
             self._same.append((holder, key, value))
         elif isinstance(value, (list, tuple, dict, set, frozenset)) or _is_numpy(value):
             self._deep.append((holder, key, _fingerprint(value, [_LIMIT])))
@@ -243,7 +245,7 @@ class Guards:
                     self._tensors.append((values[registry], name, tuple(meta_of(tensor)[:4])))
         foreign = self._foreign(type(module).__module__)
         for key in list(values):
-            if key not in (*_REGISTRIES, *_HOOKS, ENGINE) and (foreign or self._everything or key in self._names):
+            if key not in (*_REGISTRIES, *_HOOKS, ENGINE, RUNNER) and (foreign or self._everything or key in self._names):
                 if foreign and not isinstance(values[key], (*SIMPLE, tuple)):
                     continue
                 self.add(values, key)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plugin_accel.conversion.fusion.chain import chain_call
 from plugin_accel.conversion.fusion.layers import Layers
-from plugin_accel.conversion.fusion.program import Node, Program, Ref, flatten
+from plugin_accel.conversion.fusion.program import Node, Program, Ref, called, flatten
 from plugin_accel.conversion.fusion.rules import batched
 from plugin_accel.conversion.fusion.schedule import Group
 from plugin_accel.conversion.fusion.series import Series
@@ -225,17 +225,8 @@ class Lowering:
         if node.kind == "select":
             base, (dim, index) = self.one(node.leaves[0]), node.target
             return lambda env: base(env).select(dim, index)
-        target, spec = node.target, node.spec
-        assert spec is not None
-        gets = [self.one(leaf) if type(leaf) is Ref else None for leaf in node.leaves]
-        leaves = node.leaves
-
-        def run(env: Env) -> Any:
-            filled = [leaf if get is None else get(env) for leaf, get in zip(leaves, gets, strict=True)]
-            args, kwargs = spec.unflatten(filled)
-            return target(*args, **kwargs)
-
-        return run
+        gets, function = [self.one(ref) for ref in node.refs()], called(node)
+        return lambda env: function([get(env) for get in gets])
 
     def _single(self, index: int) -> None:
         node = self.nodes[index]

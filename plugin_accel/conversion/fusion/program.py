@@ -6,7 +6,7 @@ was: time is found again afterwards from what depends on what (see ``schedule``)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-__all__ = ["Meta", "Node", "Program", "Ref", "Unfusable", "flatten", "meta_of"]
+__all__ = ["Meta", "Node", "Program", "Ref", "Unfusable", "called", "flatten", "frozen", "meta_of"]
 
 
 class Unfusable(Exception):
@@ -91,12 +91,27 @@ class Node:
         """The results of other nodes it takes."""
         return (leaf for leaf in self.leaves if type(leaf) is Ref)
 
-    def arguments(self, values: Callable[[Ref], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Its arguments, with tensors in place of references."""
-        assert self.spec is not None
-        filled = [values(leaf) if type(leaf) is Ref else leaf for leaf in self.leaves]
-        args, kwargs = self.spec.unflatten(filled)
-        return args, kwargs
+
+def called(node: Node) -> Callable[[Sequence[Any]], Any]:
+    """A function that makes the node's call with these tensors in the places of its references."""
+    target, leaves, spec = node.target, list(node.leaves), node.spec
+    assert spec is not None
+    where = [index for index, leaf in enumerate(leaves) if type(leaf) is Ref]
+    args, kwargs = spec.unflatten(leaves)
+    if not kwargs and len(args) == len(leaves) and all(a is b for a, b in zip(args, leaves, strict=True)):
+        # Most calls are this plain, and unflattening costs more than they do.
+        if where == list(range(len(where))):
+            rest = tuple(leaves[len(where) :])
+            return lambda values: target(*values, *rest)
+
+    def call(values: Sequence[Any]) -> Any:
+        filled = list(leaves)
+        for index, value in zip(where, values, strict=True):
+            filled[index] = value
+        given, named = spec.unflatten(filled)
+        return target(*given, **named)
+
+    return call
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plugin_accel.conversion.fusion import functions
-from plugin_accel.conversion.fusion.guards import ENGINE, SIMPLE, Guards, Place, tensors_in
+from plugin_accel.conversion.fusion.guards import ENGINE, RUNNER, SIMPLE, Guards, Place, tensors_in
 from plugin_accel.conversion.fusion.layers import Layers
 from plugin_accel.conversion.fusion.program import Meta, Node, Program, Ref, Unfusable, flatten, frozen, meta_of
 from plugin_accel.conversion.fusion.watch import Watch
@@ -373,7 +373,7 @@ class Recorder:
             for key, value in values.items():
                 if isinstance(value, Tensor):
                     self._places.setdefault(id(value), Place(values, key))
-                elif key not in ("_parameters", "_buffers", "_modules", ENGINE):
+                elif key not in ("_parameters", "_buffers", "_modules", ENGINE, RUNNER):
                     for holder, place, tensor in tensors_in(value):
                         self._places.setdefault(id(tensor), Place(holder, place))
 
@@ -443,7 +443,7 @@ def _snapshot(module: nn.Module) -> dict[tuple[str, str], tuple[Any, Any]]:
     found: dict[tuple[str, str], tuple[Any, Any]] = {}
     for registry in ("", "_parameters", "_buffers", "_modules"):
         for key, value in (values if registry == "" else values[registry]).items():
-            if registry == "" and key in ("_parameters", "_buffers", "_modules", ENGINE):
+            if registry == "" and key in ("_parameters", "_buffers", "_modules", ENGINE, RUNNER):
                 continue
             content = None
             if isinstance(value, dict):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.conversion.fusion import functions
-from plugin_accel.conversion.fusion.program import Meta, Node, Ref
+from plugin_accel.conversion.fusion.program import Meta, Node, Ref, called
 
 __all__ = ["Batched", "batched"]
 
@@ -56,7 +56,7 @@ def batched(node: Node, metas: Sequence[Meta], over_time: Sequence[bool], steps:
     if dims == batch or (batch <= 0 and dims >= 2):
         return _per_sample(node)
     if dims == batch - 1 or (batch == 0 and dims == 1):
-        return _called(node)
+        return called(node)
     return None
 
 
@@ -66,32 +66,8 @@ def _argument(node: Node, position: int, name: str, default: Any) -> Any:
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def _called(node: Node) -> Batched:
-    """The function itself, with tensors filled in."""
-    target, leaves, spec = node.target, list(node.leaves), node.spec
-    assert spec is not None
-    where = [index for index, leaf in enumerate(leaves) if type(leaf) is Ref]
-    args, kwargs = spec.unflatten(leaves)
-    if not kwargs and all(a is b for a, b in zip(args, leaves, strict=False)) and len(args) == len(leaves):
-        if len(where) == len(leaves):
-            return lambda values: target(*values)
-        if where == [0]:
-            rest = tuple(leaves[1:])
-            return lambda values: target(values[0], *rest)
-
-    def call(values: Sequence[Tensor]) -> Tensor:
-        filled = list(leaves)
-        for index, value in zip(where, values, strict=True):
-            filled[index] = value
-        given, named = spec.unflatten(filled)
-        result: Tensor = target(*given, **named)
-        return result
-
-    return call
-
-
 def _per_sample(node: Node) -> Batched:
-    call = _called(node)
+    call = called(node)
 
     def run(values: Sequence[Tensor]) -> Tensor:
         x = values[0]
@@ -115,7 +91,7 @@ def _elementwise(node: Node, metas: Sequence[Meta], over_time: Sequence[bool]) -
         scalars = {type(leaf) for leaf in node.leaves if isinstance(leaf, (int, float, complex))}
         if scalars and not metas[0].dtype.is_floating_point:
             return None
-    call = _called(node)
+    call = called(node)
     if not any(shape is not None for shape in shapes):
         return call
 
