@@ -156,5 +156,11 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def pipe_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """One table as Markdown."""
+    rule = _pipes(["---"] + ["---:"] * (len(rows[0]) - 1))
+    return "\n".join([_pipes(rows[0]), rule, *map(_pipes, rows[1:]), ""])
+
+
 def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"

@@ -144,7 +144,8 @@ def _row(layer: Layer) -> Row:
 def _loop(module: nn.Module, names: tuple[str, ...]) -> Row:
     engine = engine_of(module)
     assert engine is not None
-    reasons = () if engine.reason is None else (engine.reason,)
+    share = f"{engine.fused_calls} of {engine.calls} calls ran fused"
+    reasons = () if engine.reason is None else (engine.reason, share)
     return Row(names, type(module).__name__, "time fusion", "unfused" if reasons else "fused", "-", reasons)
 
 

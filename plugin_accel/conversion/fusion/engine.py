@@ -26,11 +26,13 @@ _MOST_MISSES = 2
 class _Variant:
     """What is known of a forward under one signature and one state of what it reads."""
 
-    __slots__ = ("guards", "misses", "program", "reason", "replay")
+    __slots__ = ("guards", "misses", "modules", "program", "proven", "reason", "replay")
 
     def __init__(self) -> None:
         self.guards: Guards | None = None
         self.misses = 0
+        self.modules: list[nn.Module] = []
+        self.proven = False
         self.program: Any = None
         self.reason: str | None = None
         self.replay: Replay | None = None
@@ -47,6 +49,7 @@ class Engine:
         self.explain = explain
         self.reason: str | None = "not called yet"
         self.table = ""
+        self.calls = self.fused_calls = 0
         self._variants: dict[Any, list[_Variant]] = {}
         self._running = False
 
@@ -66,32 +69,44 @@ class Engine:
             kwargs: Its named arguments.
             roots: The modules that it belongs to.
         """
-        why = self._unable()
-        if why is not None or self._running:
-            self.reason = why or self.reason
+        self.calls += 1
+        variant, leaves = self.ready(args, kwargs)
+        if variant is None:
             return function(*args, **kwargs)
-        leaves, spec = flatten((args, kwargs))
-        key = self._key(leaves, spec)
-        if key is None:
-            return function(*args, **kwargs)
-        variants = self._variants.setdefault(key, [])
-        variant = next((v for v in variants if v.guards is None or v.guards.hold()), None)
-        if variant is not None and variant.replay is not None:
+        if variant.replay is not None:
             self.reason = None
-            return variant.replay.run(leaves)
-        if variant is not None and variant.reason is not None:
+            self.fused_calls += 1
+            if variant.proven:
+                return variant.replay.run(leaves)
+            return self._first(variant, function, args, kwargs, leaves)
+        if variant.reason is not None:
             self.reason = variant.reason
             return function(*args, **kwargs)
-        if variant is None:
-            if len(variants) >= _MOST_VARIANTS:
-                self.reason = "what the forward reads changes at each call"
-                return function(*args, **kwargs)
-            variants.append(variant := _Variant())
         self._running = True
         try:
             return self._record(variant, function, args, kwargs, leaves, roots)
         finally:
             self._running = False
+
+    def ready(self, args: Any, kwargs: Any) -> tuple[_Variant | None, list[Any]]:
+        """What is known of a call with these arguments now, ``None`` if it is not to be touched; and the arguments."""
+        why = self._unable()
+        if why is not None or self._running:
+            self.reason = why or self.reason
+            return None, []
+        leaves, spec = flatten((args, kwargs))
+        key = self._key(leaves, spec)
+        if key is None:
+            return None, leaves
+        variants = self._variants.setdefault(key, [])
+        for variant in variants:
+            if variant.guards is None or variant.guards.hold():
+                return variant, leaves
+        if len(variants) >= _MOST_VARIANTS:
+            self.reason = "what the forward reads changes at each call"
+            return None, leaves
+        variants.append(_Variant())
+        return variants[-1], leaves
 
     def _record(self, variant: _Variant, function: Any, args: Any, kwargs: Any, leaves: list[Any], roots: Any) -> Any:
         layers = Layers()
@@ -106,8 +121,8 @@ class Engine:
         reason = recorder.refusal
         try:
             guards = recorder.guards()
-        except Unfusable as error:
-            guards, reason = None, reason or str(error)
+        except Exception as error:
+            guards, reason = None, reason or _told(error)
         if reason is None and variant.guards is not None:
             if not variant.guards.hold():
                 reason = "changes what it reads itself"
@@ -118,8 +133,8 @@ class Engine:
             if variant.program == program:
                 try:
                     self._compile(variant, recorder, layers, function, args, kwargs)
-                except Unfusable as error:
-                    reason = str(error)
+                except Exception as error:
+                    reason = _told(error)
             elif variant.program is not None:
                 # The first call may have found empty states; after that, calls that differ have a cause we do not see.
                 variant.misses += 1
@@ -130,11 +145,36 @@ class Engine:
         self.reason = reason or ("recorded once; fused from the third call on" if variant.replay is None else None)
         return result
 
+    def _first(self, variant: _Variant, function: Any, args: Any, kwargs: Any, leaves: list[Any]) -> Any:
+        """The first replay: if it fails, everything is put back and the user's own forward runs."""
+        assert variant.replay is not None
+        held = [(module._buffers, dict(module._buffers)) for module in variant.modules]
+        values = [(tensor, tensor.detach().clone()) for _, buffers in held for tensor in buffers.values() if tensor is not None]
+        random = torch.random.get_rng_state()
+        try:
+            result = variant.replay.run(leaves)
+        except Exception as error:
+            for registry, buffers in held:
+                registry.clear()
+                registry.update(buffers)
+            with torch.no_grad():
+                for tensor, value in values:
+                    if tensor.shape == value.shape and not torch.equal(tensor, value):
+                        tensor.copy_(value)
+            torch.random.set_rng_state(random)
+            variant.replay, variant.reason = None, _told(error)
+            self.reason = variant.reason
+            self.fused_calls -= 1
+            return function(*args, **kwargs)
+        variant.proven, variant.modules = True, []
+        return result
+
     def _compile(
         self, variant: _Variant, recorder: Recorder, layers: Layers, function: Any, args: Any, kwargs: Any
     ) -> None:
         program = rewrite(recorder.program)
         variant.replay = Replay(program, schedule(program), layers)
+        variant.modules = recorder.modules()
         self.table = variant.replay.table()
         if self.explain:
             print(self.table)
@@ -164,3 +204,7 @@ class Engine:
         amp = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
         dtypes = (torch.get_autocast_dtype("cpu"), torch.get_autocast_dtype("cuda")) if any(amp) else None
         return tuple(parts), spec, torch.is_grad_enabled(), amp, dtypes, torch.get_default_dtype()
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, Unfusable) else f"fusion failed ({type(error).__name__}: {error})"

@@ -181,7 +181,7 @@ class Guards:
             self.add_object(value)
 
     def _inside(self, value: Any) -> None:
-        for item in () if _is_numpy(value) else value.values() if isinstance(value, dict) else value:
+        for item in () if _is_numpy(value) else list(value.values() if isinstance(value, dict) else value):
             if isinstance(item, (list, tuple, dict)):
                 self._inside(item)
             elif not isinstance(item, (Tensor, *SIMPLE)):

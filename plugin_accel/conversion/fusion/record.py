@@ -6,6 +6,8 @@ replayed later (a value read into Python, an edit in place, an unknown tensor) e
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -51,9 +53,19 @@ class _Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._recorder.paused:
+        if self._recorder.paused or functions.name_of(func) in functions.QUESTIONS:
             return func(*args, **kwargs)
-        return self._recorder.function(func, args, kwargs)
+        with self._recorder.unwatched():
+            return self._recorder.function(func, args, kwargs)
+
+
+class _Unwatched:
+    def __enter__(self) -> None:
+        self._before = sys.getprofile()
+        sys.setprofile(None)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self._before)
 
 
 class Recorder:
@@ -140,6 +152,10 @@ class Recorder:
             guards.add_object(value)
         return guards
 
+    def modules(self) -> list[nn.Module]:
+        """The modules that took part."""
+        return list(self._modules.values())
+
     def moved(self, before: list[int] | None, after: list[int]) -> bool:
         """Whether watched places hold other tensors now that no effect of the program put there."""
         put = {id(holder.get(name)) for holder, name, _ in self.program.effects}
@@ -156,8 +172,6 @@ class Recorder:
     def function(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A torch function is called."""
         name = functions.name_of(func)
-        if name in functions.QUESTIONS:
-            return func(*args, **kwargs)
         leaves, spec = flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         versions = [_version(tensor) for tensor in tensors]
@@ -165,7 +179,7 @@ class Recorder:
         result = func(*args, **kwargs)
         if self.paused:
             return result
-        random = not _equal_states(generator, _random_state())
+        random = generator != _random_state()
         try:
             changed = [t for t, v in zip(tensors, versions, strict=True) if _version(t) != v]
             if changed or _writes(name, kwargs):
@@ -180,36 +194,38 @@ class Recorder:
 
     def module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A module is called."""
+        with self.unwatched():
+            name, opaque = self._look_at(module)
+        self._path.append(name)
+        try:
+            if not opaque:
+                return _original_call(module, *args, **kwargs)
+            with self.unwatched():
+                self._check_states(module)
+                self.begin("call", module, args, kwargs)
+                result = _original_call(module, *args, **kwargs)
+                self.end(result)
+                return result
+        finally:
+            self._path.pop()
+
+    def _look_at(self, module: nn.Module) -> tuple[str, bool]:
+        """The name of a module, and whether it is called as a whole."""
         if id(module) not in self._modules:
             self._add_module(module, type(module).__name__)
-        name = self._names[id(module)]
-        hooked = _is_hooked(module)
-        if hooked:
+        name, opaque = self._names[id(module)], self._layers.is_opaque(module)
+        if _is_hooked(module):
             self._hooked[id(module)] = module
             if len(self._hooked) > 1:
                 self.refuse("several modules have hooks, which must be called in the order of the loop")
-        if self.paused or not (hooked or self._layers.is_opaque(module)):
-            self._path.append(name)
-            try:
-                return _original_call(module, *args, **kwargs)
-            finally:
-                self._path.pop()
-        if hooked and any(self._layers.is_opaque(part) for part in module.modules() if part is not module):
-            self.refuse(f"{name} has a hook and holds layers with a state")
-            return _original_call(module, *args, **kwargs)
-        self._path.append(name)
-        try:
-            self._check_states(module)
-            self.begin("call", module, args, kwargs)
-            self._watch.suspend()
-            try:
-                result = _original_call(module, *args, **kwargs)
-            finally:
-                self._watch.resume()
-            self.end(result)
-        finally:
-            self._path.pop()
-        return result
+            if any(self._layers.is_opaque(part) for part in module.modules() if part is not module):
+                self.refuse(f"{name} has a hook and holds layers with a state")
+            opaque = True
+        return name, opaque and not self.paused
+
+    def unwatched(self) -> _Unwatched:
+        """A block whose Python code is ours, or is called as a whole."""
+        return _Unwatched()
 
     def begin(self, kind: str, target: Any, args: Any, kwargs: Any) -> None:
         """A call that is replayed as a whole begins."""
@@ -228,7 +244,7 @@ class Recorder:
             name = self._path[-1] if self._path else ""
             if any(_version(t) != v for t, v in zip(tensors, versions, strict=True)):
                 raise Unfusable(f"{name or target} edits its input in place")
-            random = not _equal_states(generator, _random_state())
+            random = generator != _random_state()
             if kind == "call":
                 self._opaque[id(target)] = target
             self._add(kind, target, leaves, spec, result, random=random, name=name)
@@ -270,10 +286,10 @@ class Recorder:
                 self._learn(out, described[-1])
             else:
                 described.append(out)
-        metadata = tuple(self.program.nodes[leaf.node].metas[leaf.out] for leaf in filled if type(leaf) is Ref)
+        metadata = tuple(self._described(leaf) for leaf in filled if type(leaf) is Ref)
         grad = torch.is_grad_enabled()
         static = tuple("*" if type(leaf) is Ref else frozen(leaf) for leaf in filled)
-        key = (kind, target if kind == "op" else id(target), str(spec), static, metadata, random, grad)
+        key = (kind, target if kind == "op" else id(target), spec, static, metadata, random, grad)
         label = next((name for name in reversed(self._path) if name), "")
         self.program.nodes.append(
             Node(
@@ -290,6 +306,11 @@ class Recorder:
                 (*key, self._parameters(kind, filled), self._watch.location() if kind == "op" else None),
             )
         )
+
+    def _described(self, ref: Ref) -> Any:
+        """What an operand looks like; what a reset gives has the shape of the states before it, whatever that was."""
+        node = self.program.nodes[ref.node]
+        return None if node.kind == "host" else node.metas[ref.out]
 
     def _parameters(self, kind: str, filled: tuple[Any, ...]) -> Any:
         """Which tensors from outside it takes: two layers are not the same call."""
@@ -486,12 +507,9 @@ def _autocast() -> tuple[Any, ...]:
     )
 
 
-def _random_state() -> tuple[Any, ...]:
-    state: tuple[Any, ...] = (torch.default_generator.get_state(),)
+def _random_state() -> tuple[bytes, ...]:
+    """The state of every generator that torch draws from by default."""
+    states = [torch.default_generator.get_state()]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state += tuple(torch.cuda.get_rng_state_all())
-    return state
-
-
-def _equal_states(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        states += [torch.cuda.get_rng_state(device) for device in range(torch.cuda.device_count())]
+    return tuple(ctypes.string_at(state.data_ptr(), state.numel()) for state in states)

@@ -70,14 +70,6 @@ class Watch:
         """Ends it."""
         sys.setprofile(self._before)
 
-    def suspend(self) -> None:
-        """Watches nothing until :meth:`resume`."""
-        sys.setprofile(None)
-
-    def resume(self) -> None:
-        """Watches again."""
-        sys.setprofile(self._profile)
-
     def user_code(self) -> dict[CodeType, dict[str, Any]]:
         """The code of the user that ran, with its globals."""
         return {code: space for code, (kind, space) in self._codes.items() if kind == "user"}
