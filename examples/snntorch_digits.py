@@ -118,7 +118,12 @@ def train(label: str, net: nn.Module, options: argparse.Namespace, console: Cons
     optimizer = torch.optim.Adam(net.parameters(), lr=options.lr)
     order = torch.Generator().manual_seed(options.seed)
     losses, seconds = [], []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         batches = len(train_x) // options.batch
         task = progress.add_task(label, total=options.epochs * batches, loss=float("nan"))
@@ -213,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         figure(options.out / f"snntorch_{name}.png", runs, name)
         summary = {
-            label: {**{k: v for k, v in run.items() if k != "raster"}, "median_ms": times[label]} for label, run in runs.items()
+            label: {**{k: v for k, v in run.items() if k != "raster"}, "median_ms": times[label]}
+            for label, run in runs.items()
         }
         (options.out / f"snntorch_{name}.json").write_text(json.dumps(summary, indent=1) + "\n")
         console.print(f"Figure: {options.out / f'snntorch_{name}.png'}")

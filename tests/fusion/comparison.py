@@ -59,7 +59,9 @@ def assert_same(mine: dict[str, Any], theirs: dict[str, Any], note: str = "", ex
             assert torch.equal(a, b), f"output {index}: {(a - b).abs().max()} {note}"
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text: f"output {index} {note}: {text}")
     # Gradients that are differences of large terms (a bias before a norm) are as exact as those terms.
-    largest = max((float(g.abs().max()) for g in theirs["gradients"].values() if g is not None and g.numel()), default=0.0)
+    largest = max(
+        (float(g.abs().max()) for g in theirs["gradients"].values() if g is not None and g.numel()), default=0.0
+    )
     for part, scale in (("gradients", largest), ("buffers", 0.0)):
         assert mine[part].keys() == theirs[part].keys(), note
         for name, a in mine[part].items():

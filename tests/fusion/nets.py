@@ -143,7 +143,9 @@ def draw_net(seed: int) -> Spec:
             init.append(f"self.drop{name} = nn.Dropout(0.5)")
             body.append(f"cur = self.drop{name}(cur)")
         if flat and draw.random() < 0.15:
-            before.append(f"adapt{name} = torch.zeros(x.size({1 if not spec.static and not spec.batch_first else 0}), {new})")
+            before.append(
+                f"adapt{name} = torch.zeros(x.size({1 if not spec.static and not spec.batch_first else 0}), {new})"
+            )
             body += [f"adapt{name} = 0.5 * adapt{name} + spk{name}", f"cur = cur - 0.5 * adapt{name}"]
             collected.append(f"adapt{name}")
         width = new
@@ -158,12 +160,19 @@ def draw_net(seed: int) -> Spec:
             before.append(f"{rec} = []")
             body.append(f"if step % 2 == 0: {rec}.append({value})" if form == "every" else f"{rec}.append({value})")
             stacked = f"torch.stack({rec})"
-            made = {"stack1": f"torch.stack({rec}, dim=1)", "list": rec, "sum": f"{stacked}.sum(0)", "mean": f"{stacked}.mean(dim=0)"}
+            made = {
+                "stack1": f"torch.stack({rec}, dim=1)",
+                "list": rec,
+                "sum": f"{stacked}.sum(0)",
+                "mean": f"{stacked}.mean(dim=0)",
+            }
             results.append(made.get(form, stacked))
         elif form in ("acc", "iacc"):
             before.append(f"{rec} = 0" if form == "acc" else f"{rec} = None")
             body.append(
-                f"{rec} = {rec} + {value}" if form == "acc" else f"{rec} = {value}.clone() if {rec} is None else {rec}.add_({value})"
+                f"{rec} = {rec} + {value}"
+                if form == "acc"
+                else f"{rec} = {value}.clone() if {rec} is None else {rec}.add_({value})"
             )
             results.append(rec)
         elif form == "last":
@@ -176,9 +185,19 @@ def draw_net(seed: int) -> Spec:
     return spec
 
 
-def _source(spec: Spec, draw: random.Random, init: list[str], before: list[str], body: list[str], after: list[str], results: list[str]) -> str:
+def _source(
+    spec: Spec,
+    draw: random.Random,
+    init: list[str],
+    before: list[str],
+    body: list[str],
+    after: list[str],
+    results: list[str],
+) -> str:
     if spec.static:
-        head, entry = draw.choice([("for step in range(self.steps):", "cur = x"), ("for step in range(num_steps):", "cur = x")])
+        head, entry = draw.choice(
+            [("for step in range(self.steps):", "cur = x"), ("for step in range(num_steps):", "cur = x")]
+        )
     elif spec.batch_first:
         head, entry = "for step in range(x.shape[1]):", "cur = x[:, step]"
     else:
@@ -188,7 +207,11 @@ def _source(spec: Spec, draw: random.Random, init: list[str], before: list[str],
     lines = [HEADER + "class Net(nn.Module):", "    def __init__(self):", "        super().__init__()"]
     lines += [f"        self.steps = {spec.steps}", *(f"        {line}" for line in init)]
     lines += ["", f"    def forward(self, x, num_steps={spec.steps}):", *(f"        {line}" for line in before)]
-    lines += [f"        {head}", *(f"            {line}" for line in [entry, *body]), *(f"        {line}" for line in after)]
+    lines += [
+        f"        {head}",
+        *(f"            {line}" for line in [entry, *body]),
+        *(f"        {line}" for line in after),
+    ]
     shape = ", ".join(results)
     lines.append(f"        return {shape}" if draw.random() < 0.8 else f"        return {{'out': [{shape}]}}")
     return "\n".join(lines) + "\n"

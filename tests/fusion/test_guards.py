@@ -189,6 +189,7 @@ def test_many_changes_end_in_the_users_forward() -> None:
 
 def test_results_do_not_share_memory() -> None:
     """What is returned may be edited and detached, as what the loop returned."""
+
     class Net(Layers):
         def forward(self, x, mem):
             rec, mems = [], []

@@ -47,7 +47,9 @@ def loop(net: nn.Module, x: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3])
-@pytest.mark.parametrize("make", [_sequential, lambda: _sequential(2), lambda: grid(Block())], ids=["one", "two", "block"])
+@pytest.mark.parametrize(
+    "make", [_sequential, lambda: _sequential(2), lambda: grid(Block())], ids=["one", "two", "block"]
+)
 def test_run(make: Any, chunk: int | None) -> None:
     theirs, mine = make(), plugin_accel.convert(make())
     shape = (T, B, N) if isinstance(theirs, Block) else (T, B, 1, 6, 6)

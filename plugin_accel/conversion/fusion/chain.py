@@ -37,9 +37,7 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
     sequence = layers.sequence(module) if simple and chained and not hooked else None
     absent = [None] * states_of(module)
     slots = [low.define_series(members, out) for out in range(outs)]
-    record = tuple(
-        any(Ref(member, out) in low.outside for member in members[:-1]) for out in range(1, outs)
-    )
+    record = tuple(any(Ref(member, out) in low.outside for member in members[:-1]) for out in range(1, outs))
 
     def run(env: list[Any]) -> None:
         if sequence is not None:

@@ -21,6 +21,7 @@ __all__ = ["Engine"]
 
 _MOST_VARIANTS = 8
 _MOST_MISSES = 2
+_MOST_SIGNATURES = 64
 
 
 class _Variant:
@@ -98,6 +99,9 @@ class Engine:
         key = self._key(leaves, spec)
         if key is None:
             return None, leaves
+        if key not in self._variants and len(self._variants) >= _MOST_SIGNATURES:
+            self.reason = f"more than {_MOST_SIGNATURES} signatures"
+            return None, leaves
         variants = self._variants.setdefault(key, [])
         for variant in variants:
             if variant.guards is None or variant.guards.hold():
@@ -119,6 +123,11 @@ class Engine:
             self.reason = "the last call raised"
             raise
         reason = recorder.refusal
+        after = flatten((args, kwargs))[0]
+        if reason is None and (
+            len(after) != len(leaves) or any(a is not b for a, b in zip(after, leaves, strict=True))
+        ):
+            reason = "changes a list or dict among its arguments"
         try:
             guards = recorder.guards()
         except Exception as error:
@@ -149,7 +158,12 @@ class Engine:
         """The first replay: if it fails, everything is put back and the user's own forward runs."""
         assert variant.replay is not None
         held = [(module._buffers, dict(module._buffers)) for module in variant.modules]
-        values = [(tensor, tensor.detach().clone()) for _, buffers in held for tensor in buffers.values() if tensor is not None]
+        values = [
+            (tensor, tensor.detach().clone())
+            for _, buffers in held
+            for tensor in buffers.values()
+            if tensor is not None
+        ]
         random = torch.random.get_rng_state()
         try:
             result = variant.replay.run(leaves)

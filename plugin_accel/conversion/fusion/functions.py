@@ -13,10 +13,45 @@ __all__ = ["DYNAMIC", "ELEMENTWISE", "FUNCTIONAL", "LIKE", "PER_SAMPLE", "QUESTI
 
 # They tell what `Meta` holds, or what cannot change while the signature is the same.
 QUESTIONS = frozenset(
-    "shape size dim ndim ndimension dtype device layout numel nelement element_size is_floating_point is_complex is_cuda"
-    " is_contiguous stride __len__ requires_grad is_sparse is_quantized is_meta is_cpu is_mps is_mkldnn is_nested"
-    " storage_offset __hash__ is_signed get_device itemsize nbytes is_same_size is_tensor is_inference"
-    " result_type can_cast _set_grad_enabled".split()
+    [
+        "shape",
+        "size",
+        "dim",
+        "ndim",
+        "ndimension",
+        "dtype",
+        "device",
+        "layout",
+        "numel",
+        "nelement",
+        "element_size",
+        "is_floating_point",
+        "is_complex",
+        "is_cuda",
+        "is_contiguous",
+        "stride",
+        "__len__",
+        "requires_grad",
+        "is_sparse",
+        "is_quantized",
+        "is_meta",
+        "is_cpu",
+        "is_mps",
+        "is_mkldnn",
+        "is_nested",
+        "storage_offset",
+        "__hash__",
+        "is_signed",
+        "get_device",
+        "itemsize",
+        "nbytes",
+        "is_same_size",
+        "is_tensor",
+        "is_inference",
+        "result_type",
+        "can_cast",
+        "_set_grad_enabled",
+    ]
 )
 
 # In-place, and what gives the same as a new tensor.
@@ -34,27 +69,146 @@ FUNCTIONAL: dict[str, Callable[..., Tensor]] = {
 }
 
 # The size of what they give depends on values.
-DYNAMIC = frozenset("nonzero masked_select unique unique_consecutive argwhere bincount repeat_interleave".split())
+DYNAMIC = frozenset(
+    ["nonzero", "masked_select", "unique", "unique_consecutive", "argwhere", "bincount", "repeat_interleave"]
+)
 
 # Of the tensor, only its description matters.
 LIKE = frozenset(
-    "rand_like randn_like zeros_like ones_like empty_like full_like randint_like new_zeros new_ones new_full new_empty"
-    " new_tensor".split()
+    [
+        "rand_like",
+        "randn_like",
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "full_like",
+        "randint_like",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "new_empty",
+        "new_tensor",
+    ]
 )
 
 # The same of each element, whatever stands beside it; operands broadcast.
 ELEMENTWISE = frozenset(
-    "add radd sub rsub subtract mul rmul multiply div divide truediv rtruediv true_divide floor_divide pow rpow neg"
-    " negative pos abs absolute exp exp2 expm1 log log2 log1p sqrt rsqrt square reciprocal sigmoid tanh sin cos atan erf relu"
-    " relu6 gelu silu mish elu selu celu leaky_relu softplus softsign logsigmoid hardtanh hardsigmoid hardswish threshold"
-    " clamp clip clamp_min clamp_max minimum maximum gt lt ge le eq ne greater less greater_equal less_equal logical_and"
-    " logical_or logical_not logical_xor and or xor rand ror invert where sign sgn heaviside float double half bfloat16 int"
-    " long bool to type clone detach floor ceil round trunc fmod remainder nan_to_num lerp addcmul addcdiv masked_fill isnan"
-    " isinf isfinite".split()
+    [
+        "add",
+        "radd",
+        "sub",
+        "rsub",
+        "subtract",
+        "mul",
+        "rmul",
+        "multiply",
+        "div",
+        "divide",
+        "truediv",
+        "rtruediv",
+        "true_divide",
+        "floor_divide",
+        "pow",
+        "rpow",
+        "neg",
+        "negative",
+        "pos",
+        "abs",
+        "absolute",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "reciprocal",
+        "sigmoid",
+        "tanh",
+        "sin",
+        "cos",
+        "atan",
+        "erf",
+        "relu",
+        "relu6",
+        "gelu",
+        "silu",
+        "mish",
+        "elu",
+        "selu",
+        "celu",
+        "leaky_relu",
+        "softplus",
+        "softsign",
+        "logsigmoid",
+        "hardtanh",
+        "hardsigmoid",
+        "hardswish",
+        "threshold",
+        "clamp",
+        "clip",
+        "clamp_min",
+        "clamp_max",
+        "minimum",
+        "maximum",
+        "gt",
+        "lt",
+        "ge",
+        "le",
+        "eq",
+        "ne",
+        "greater",
+        "less",
+        "greater_equal",
+        "less_equal",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+        "logical_xor",
+        "and",
+        "or",
+        "xor",
+        "rand",
+        "ror",
+        "invert",
+        "where",
+        "sign",
+        "sgn",
+        "heaviside",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "int",
+        "long",
+        "bool",
+        "to",
+        "type",
+        "clone",
+        "detach",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "fmod",
+        "remainder",
+        "nan_to_num",
+        "lerp",
+        "addcmul",
+        "addcdiv",
+        "masked_fill",
+        "isnan",
+        "isinf",
+        "isfinite",
+    ]
 )
 
 # The same values in another shape.
-RESHAPES = frozenset("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel".split())
+RESHAPES = frozenset(
+    ["view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel"]
+)
 
 # The first operand is a batch of samples, each treated alone; name and number of dimensions with the batch
 # (0: the last dimensions are treated, those before are batch).

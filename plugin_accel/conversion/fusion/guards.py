@@ -122,7 +122,9 @@ class Guards:
         """Whether everything is as it was."""
         for holder, key, value in self._same:
             now = holder.get(key, _MISSING)
-            if now is not value and not (type(now) is type(value) and isinstance(now, (*SIMPLE, tuple)) and now == value):
+            if now is not value and not (
+                type(now) is type(value) and isinstance(now, (*SIMPLE, tuple)) and now == value
+            ):
                 return False
         for module, cls in self._types:
             if type(module) is not cls:
@@ -218,7 +220,7 @@ class Guards:
 
     def _class(self, cls: type) -> None:
         for parent in cls.__mro__:
-            if self._foreign(parent.__module__) or id(parent) in self._seen and parent is not cls:
+            if self._foreign(parent.__module__) or (id(parent) in self._seen and parent is not cls):
                 continue
             self._seen.add(id(parent))
             for key, value in vars(parent).items():
@@ -245,7 +247,9 @@ class Guards:
                     self._tensors.append((values[registry], name, tuple(meta_of(tensor)[:4])))
         foreign = self._foreign(type(module).__module__)
         for key in list(values):
-            if key not in (*_REGISTRIES, *_HOOKS, ENGINE, RUNNER) and (foreign or self._everything or key in self._names):
+            if key not in (*_REGISTRIES, *_HOOKS, ENGINE, RUNNER) and (
+                foreign or self._everything or key in self._names
+            ):
                 if foreign and not isinstance(values[key], (*SIMPLE, tuple)):
                     continue
                 self.add(values, key)
@@ -253,7 +257,8 @@ class Guards:
             self._same += [
                 (values, key, _MISSING)
                 for key in self._names
-                if key not in values and not key.startswith("__")
+                if key not in values
+                and not key.startswith("__")
                 and not any(key in values[registry] for registry in _REGISTRIES)
             ]
             self._class(type(module))

@@ -6,7 +6,6 @@ replayed later (a value read into Python, an edit in place, an unknown tensor) e
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 from collections.abc import Callable
@@ -17,8 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plugin_accel.conversion.fusion import functions
-from plugin_accel.conversion.fusion.guards import ENGINE, RUNNER, SIMPLE, Guards, Place, tensors_in
+from plugin_accel.conversion.fusion.guards import SIMPLE, Guards, Place
+from plugin_accel.conversion.fusion.holdings import Holdings
 from plugin_accel.conversion.fusion.layers import Layers
+from plugin_accel.conversion.fusion.probes import autocast, has_mask, is_hooked, random_state, version, writes
 from plugin_accel.conversion.fusion.program import Meta, Node, Program, Ref, Unfusable, flatten, frozen, meta_of
 from plugin_accel.conversion.fusion.watch import Watch
 
@@ -85,26 +86,22 @@ class Recorder:
         self._watch = Watch(self, layers.is_host)
         self._known: dict[int, Ref] = {}
         self._kept: list[Any] = []
-        self._places: dict[int, Place] = {}
-        self._names: dict[int, str] = {}
-        self._modules: dict[int, nn.Module] = {}
+        self._held = Holdings()
         self._opaque: dict[int, nn.Module] = {}
         self._hooked: dict[int, nn.Module] = {}
-        self._states: dict[int, dict[str, int]] = {}
-        self._before: dict[int, dict[str, Any]] = {}
         self._inputs: list[tuple[Tensor, int]] = []
         self._storages: dict[int, set[int]] = {}
-        self._objects: list[Any] = []
         self._path: list[str] = []
         self._open: tuple[Any, ...] | None = None
-        self._amp = _autocast()
+        self._amp = autocast()
+        self._random = random_state()
         for index, value in enumerate(arguments):
             if isinstance(value, Tensor):
-                self._places.setdefault(id(value), Place(None, index))
+                self._held.put(value, Place(None, index))
             elif not isinstance(value, (*SIMPLE, nn.Module)):
-                self._add_object(value)
+                self._held.add_object(value)
         for root in roots:
-            self._add_module(root, "")
+            self._held.add_module(root, "")
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -142,19 +139,21 @@ class Recorder:
         names: set[str] = set()
         for code in codes:
             names.update(code.co_names)
-            names.update(constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier())
+            names.update(
+                constant for constant in code.co_consts if isinstance(constant, str) and constant.isidentifier()
+            )
         guards = Guards(frozenset(names), self._watch.computed_names, self._opaque.values(), self._layers.is_host)
         for code, namespace in codes.items():
             guards.add_code(code, namespace)
         for function in self._watch.functions():
             guards.add_function(function)
-        for value in (*self._modules.values(), *self._objects):
+        for value in (*self._held.modules.values(), *self._held.objects):
             guards.add_object(value)
         return guards
 
     def modules(self) -> list[nn.Module]:
         """The modules that took part."""
-        return list(self._modules.values())
+        return list(self._held.modules.values())
 
     def moved(self, before: list[int] | None, after: list[int]) -> bool:
         """Whether watched places hold other tensors now that no effect of the program put there."""
@@ -174,17 +173,17 @@ class Recorder:
         name = functions.name_of(func)
         leaves, spec = flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        versions = [_version(tensor) for tensor in tensors]
-        generator = _random_state()
+        versions = [version(tensor) for tensor in tensors]
+        self._check_random()
         result = func(*args, **kwargs)
         if self.paused:
             return result
-        random = generator != _random_state()
+        random = self._drew() or any(isinstance(leaf, torch.Generator) for leaf in leaves)
         try:
-            changed = [t for t, v in zip(tensors, versions, strict=True) if _version(t) != v]
-            if changed or _writes(name, kwargs):
+            changed = [t for t, v in zip(tensors, versions, strict=True) if version(t) != v]
+            if changed or writes(name, kwargs):
                 self._in_place(name, func, args, kwargs, result, changed)
-            elif name in functions.DYNAMIC or _has_mask(name, args):
+            elif name in functions.DYNAMIC or has_mask(name, args):
                 raise Unfusable(f"{name} gives a tensor whose size depends on values")
             else:
                 self._add("op", func, leaves, spec, result, random=random, name=name)
@@ -211,10 +210,10 @@ class Recorder:
 
     def _look_at(self, module: nn.Module) -> tuple[str, bool]:
         """The name of a module, and whether it is called as a whole."""
-        if id(module) not in self._modules:
-            self._add_module(module, type(module).__name__)
-        name, opaque = self._names[id(module)], self._layers.is_opaque(module)
-        if _is_hooked(module):
+        if id(module) not in self._held.modules:
+            self._held.add_module(module, type(module).__name__)
+        name, opaque = self._held.label(module), self._layers.is_opaque(module)
+        if is_hooked(module):
             self._hooked[id(module)] = module
             if len(self._hooked) > 1:
                 self.refuse("several modules have hooks, which must be called in the order of the loop")
@@ -232,34 +231,41 @@ class Recorder:
         leaves, spec = flatten((tuple(args), kwargs))
         self.paused = True
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self._open = (kind, target, leaves, spec, tensors, [_version(t) for t in tensors], _random_state())
+        self._check_random()
+        self._open = (kind, target, leaves, spec, tensors, [version(t) for t in tensors])
 
     def end(self, result: Any) -> None:
         """It ends."""
         if self._open is None or self.refusal is not None:
             return
-        kind, target, leaves, spec, tensors, versions, generator = self._open
+        kind, target, leaves, spec, tensors, versions = self._open
         self._open = None
         try:
             name = self._path[-1] if self._path else ""
-            if any(_version(t) != v for t, v in zip(tensors, versions, strict=True)):
+            if any(version(t) != v for t, v in zip(tensors, versions, strict=True)):
                 raise Unfusable(f"{name or target} edits its input in place")
-            random = generator != _random_state()
+            random = self._drew()
             if kind == "call":
                 self._opaque[id(target)] = target
             self._add(kind, target, leaves, spec, result, random=random, name=name)
-            for module in [target] if kind == "call" else self._modules.values() if kind == "host" else ():
-                self._states[id(module)] = _identities(module)
+            for module in [target] if kind == "call" else self._held.modules.values() if kind == "host" else ():
+                self._held.remember(module)
             self.paused = False
         except Unfusable as why:
             self.refuse(str(why))
 
     # -- writing down -----------------------------------------------------------------------------------------------
 
-    def _add(self, kind: str, target: Any, leaves: list[Any], spec: Any, result: Any, *, random: bool, name: str) -> None:
+    def _add(
+        self, kind: str, target: Any, leaves: list[Any], spec: Any, result: Any, *, random: bool, name: str
+    ) -> None:
         self._check_mode()
         outs, out_spec = flatten(result)
-        fresh = [out for out in outs if isinstance(out, Tensor) and id(out) not in self._known and id(out) not in self._places]
+        fresh = [
+            out
+            for out in outs
+            if isinstance(out, Tensor) and id(out) not in self._known and self._held.place(out) is None
+        ]
         if kind == "op" and not fresh:
             if any(isinstance(out, Tensor) for out in outs):
                 return  # the same tensors again: `.to()` of what is there already, a switch that is off
@@ -269,7 +275,9 @@ class Recorder:
         if kind == "call" and len(fresh) != sum(isinstance(out, Tensor) for out in outs):
             raise Unfusable(f"{name} gives back a tensor that was there before")
         filled = tuple(self._ref(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-        described = [self._ref(out) if isinstance(out, Tensor) and id(out) not in map(id, fresh) else out for out in outs]
+        described = [
+            self._ref(out) if isinstance(out, Tensor) and id(out) not in map(id, fresh) else out for out in outs
+        ]
         self._append(kind, target, filled, spec, described, out_spec, random)
 
     def _append(
@@ -322,7 +330,7 @@ class Recorder:
         known = self._known.get(id(tensor))
         if known is not None:
             return known
-        place = self._places.get(id(tensor))
+        place = self._held.place(tensor)
         if place is None:
             place = self._watch.find(tensor)
         if place is None:
@@ -334,7 +342,7 @@ class Recorder:
         key = ("input", owner, place.key, meta_of(tensor))
         self.program.nodes.append(Node("input", place, (), None, (meta_of(tensor),), (ref,), None, "", key=key))
         self._learn(tensor, ref)
-        self._inputs.append((tensor, _version(tensor)))
+        self._inputs.append((tensor, version(tensor)))
         return ref
 
     def _learn(self, tensor: Tensor, ref: Ref) -> None:
@@ -364,62 +372,40 @@ class Recorder:
         filled = tuple(self._ref(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         self._append("op", functional, filled, spec, [result], flatten(result)[1], False)
 
+    def _check_random(self) -> None:
+        """Random numbers come from calls that are replayed, and nothing else touches the generators."""
+        if self._random != random_state():
+            self.refuse("seeds or reads a random number generator")
+
+    def _drew(self) -> bool:
+        before, self._random = self._random, random_state()
+        return before != self._random
+
     def _check_mode(self) -> None:
         if torch.is_grad_enabled() is not self.program.grad:
             raise Unfusable("switches gradients on or off inside")
-        if _autocast() != self._amp:
+        if autocast() != self._amp:
             raise Unfusable("switches autocast inside")
 
     # -- modules and what they hold ---------------------------------------------------------------------------------
 
-    def _add_object(self, value: Any) -> None:
-        """An argument that is no tensor, such as the ``self`` of a plain class."""
-        self._objects.append(value)
-        for holder, key, tensor in tensors_in(getattr(value, "__dict__", None)):
-            self._places.setdefault(id(tensor), Place(holder, key))
-
-    def _add_module(self, root: nn.Module, prefix: str) -> None:
-        for name, module in root.named_modules():
-            if id(module) in self._modules:
-                continue
-            self._modules[id(module)] = module
-            self._names[id(module)] = f"{prefix}.{name}" if prefix and name else name or prefix
-            self._states[id(module)] = _identities(module)
-            self._before[id(module)] = _snapshot(module)
-            values = vars(module)
-            for registry in ("_parameters", "_buffers"):
-                for key, tensor in values[registry].items():
-                    if tensor is not None:
-                        self._places.setdefault(id(tensor), Place(values[registry], key))
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    self._places.setdefault(id(value), Place(values, key))
-                elif key not in ("_parameters", "_buffers", "_modules", ENGINE, RUNNER):
-                    for holder, place, tensor in tensors_in(value):
-                        self._places.setdefault(id(tensor), Place(holder, place))
-
     def _check_states(self, module: nn.Module) -> None:
         """Someone may have put other states into a layer since it ran last."""
-        now = _identities(module)
-        before = self._states.get(id(module), now)
-        for key, tensor in module._buffers.items():
-            if tensor is not None and before.get(key) != now[key]:
-                self._set(module._buffers, key, tensor, module)
-        self._states[id(module)] = now
+        for key, tensor in self._held.new_states(module):
+            self._set(module._buffers, key, tensor, module)
 
     def _set(self, holder: dict[str, Any], key: str, tensor: Tensor, module: nn.Module) -> None:
         ref = self._known.get(id(tensor))
         if ref is None:
-            raise Unfusable(f"puts a tensor of unknown origin into {self._names[id(module)]}.{key}")
-        self.program.nodes.append(
-            Node("set", (holder, key, module), (ref,), None, (), key=("set", id(holder), key))
-        )
+            raise Unfusable(f"puts a tensor of unknown origin into {self._held.name(module)}.{key}")
+        self.program.nodes.append(Node("set", (holder, key, module), (ref,), None, (), key=("set", id(holder), key)))
 
     def _finish(self, result: Any) -> None:
-        for tensor, version in self._inputs:
-            if _version(tensor) != version:
+        self._check_random()
+        for tensor, before in self._inputs:
+            if version(tensor) != before:
                 raise Unfusable("edits a tensor that comes from outside in place")
-        for module in list(self._modules.values()):
+        for module in list(self._held.modules.values()):
             self._effects(module)
         leaves, spec = flatten(result)
         for leaf in leaves:
@@ -429,87 +415,11 @@ class Recorder:
         self.program.spec = spec
 
     def _effects(self, module: nn.Module) -> None:
-        name = self._names[id(module)] or type(module).__name__
         if id(module) in self._opaque or self._layers.is_opaque(module):
-            now = _identities(module)
-            for key, tensor in module._buffers.items():
-                if tensor is not None and self._states[id(module)].get(key) != now[key]:
-                    self._set(module._buffers, key, tensor, module)
+            self._check_states(module)
             return
-        before, after = self._before[id(module)], _snapshot(module)
-        for key in before.keys() - after.keys():
-            raise Unfusable(f"removes {name}.{key[1]}")
-        for key, (value, content) in after.items():
-            if key in before and before[key][0] is value and before[key][1] == content:
-                continue
-            registry, entry = key
-            if not isinstance(value, Tensor):
-                simple = isinstance(value, (int, float, str, bool, type(None))) and key in before
-                if simple and type(before[key][0]) is type(value) and before[key][0] == value:
-                    continue
-                raise Unfusable(f"changes {name}.{entry}")
-            ref = self._known.get(id(value))
+        for holder, name, tensor in self._held.changes(module):
+            ref = self._known.get(id(tensor))
             if ref is None:
-                raise Unfusable(f"puts a tensor of unknown origin into {name}.{entry}")
-            holder = vars(module) if registry == "" else vars(module)[registry]
-            self.program.effects.append((holder, entry, ref))
-
-
-def _identities(module: nn.Module) -> dict[str, int]:
-    return {key: id(tensor) for key, tensor in module._buffers.items()}
-
-
-def _snapshot(module: nn.Module) -> dict[tuple[str, str], tuple[Any, Any]]:
-    values = vars(module)
-    found: dict[tuple[str, str], tuple[Any, Any]] = {}
-    for registry in ("", "_parameters", "_buffers", "_modules"):
-        for key, value in (values if registry == "" else values[registry]).items():
-            if registry == "" and key in ("_parameters", "_buffers", "_modules", ENGINE, RUNNER):
-                continue
-            content = None
-            if isinstance(value, dict):
-                content = tuple((id(k), id(v)) for k, v in value.items())
-            elif isinstance(value, (list, set)):
-                content = tuple(map(id, value))
-            found[registry, key] = (value, content)
-    return found
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _writes(name: str, kwargs: Any) -> bool:
-    if "out" in kwargs and kwargs["out"] is not None or kwargs.get("inplace"):
-        return True
-    dunder = name.startswith("__") and name.endswith("__")
-    return name.endswith(" =") or name in ("__setitem__", "requires_grad_") or (
-        (name.endswith("_") and not dunder) or (dunder and name.startswith("__i") and name not in ("__invert__", "__index__", "__int__"))
-    )
-
-
-def _has_mask(name: str, args: Any) -> bool:
-    if name != "__getitem__":
-        return False
-    index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in index)
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
-
-
-def _autocast() -> tuple[Any, ...]:
-    return tuple(
-        (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
-        for kind in ("cpu", "cuda")
-    )
-
-
-def _random_state() -> tuple[bytes, ...]:
-    """The state of every generator that torch draws from by default."""
-    states = [torch.default_generator.get_state()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states += [torch.cuda.get_rng_state(device) for device in range(torch.cuda.device_count())]
-    return tuple(ctypes.string_at(state.data_ptr(), state.numel()) for state in states)
+                raise Unfusable(f"puts a tensor of unknown origin into {self._held.name(module)}.{name}")
+            self.program.effects.append((holder, name, ref))

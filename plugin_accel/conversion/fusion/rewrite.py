@@ -102,7 +102,9 @@ def _without_data(old: Node, target: Any) -> Node:
     args, kwargs = old.spec.unflatten(list(old.leaves))
     leaves, spec = flatten((args[1:], kwargs))
     key = ("made", old.key, old.label)
-    return Node("op", target, tuple(leaves), spec, old.metas, label=old.label, random=old.random, grad=old.grad, key=key)
+    return Node(
+        "op", target, tuple(leaves), spec, old.metas, label=old.label, random=old.random, grad=old.grad, key=key
+    )
 
 
 def _selection(node: Node, program: Program) -> list[tuple[int, int]] | None:

@@ -96,10 +96,12 @@ def _elementwise(node: Node, metas: Sequence[Meta], over_time: Sequence[bool]) -
         return call
 
     def run(values: Sequence[Tensor]) -> Tensor:
-        return call([
-            value if shape is None else value.reshape(value.shape[:1] + shape)
-            for value, shape in zip(values, shapes, strict=True)
-        ])
+        return call(
+            [
+                value if shape is None else value.reshape(value.shape[:1] + shape)
+                for value, shape in zip(values, shapes, strict=True)
+            ]
+        )
 
     return run
 
@@ -113,8 +115,6 @@ def _joined(node: Node, metas: Sequence[Meta], over_time: Sequence[bool], steps:
     differs = tuple(over_time)
 
     def run(values: Sequence[Tensor]) -> Tensor:
-        return torch.cat(
-            [v if d else v.expand(steps, *v.shape) for v, d in zip(values, differs, strict=True)], shifted
-        )
+        return torch.cat([v if d else v.expand(steps, *v.shape) for v, d in zip(values, differs, strict=True)], shifted)
 
     return run

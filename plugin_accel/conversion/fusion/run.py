@@ -77,11 +77,15 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         given = type(x if isinstance(net, nn.Module) else net).__name__
         raise TypeError(f"run: expected a torch.nn.Module and a tensor, got {given}; pass the network, then its input")
     if x.dim() == 0 or len(x) == 0 or (chunk is not None and chunk < 1):
-        raise ValueError(f"run: expected x [T >= 1, ...] and chunk >= 1, got {tuple(x.shape)} and {chunk}; pass steps first")
+        raise ValueError(
+            f"run: expected x [T >= 1, ...] and chunk >= 1, got {tuple(x.shape)} and {chunk}; pass steps first"
+        )
     names = set(record)
     missing = names - {name for name, _ in _leaves(net)} if names else names
     if missing:
-        raise ValueError(f"run: expected record to name layers of a Sequential, got {sorted(missing)}; see named_modules()")
+        raise ValueError(
+            f"run: expected record to name layers of a Sequential, got {sorted(missing)}; see named_modules()"
+        )
     layers = Layers()
     recordings: dict[str, list[Tensor]] = {name: [] for name in names}
     parts = []
@@ -93,7 +97,11 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
             parts.append(engine.call(_loop, (net, piece), {}, [net]))
     outputs = parts[0] if len(parts) == 1 else tree_map(lambda *values: torch.cat(values), *parts)
     states = {
-        name: {key: tensor for key, tensor in module._buffers.items() if tensor is not None and key not in module.state_dict()}
+        name: {
+            key: tensor
+            for key, tensor in module._buffers.items()
+            if tensor is not None and key not in module.state_dict()
+        }
         for name, module in net.named_modules()
         if layers.owner(module) is not None
     }

@@ -46,7 +46,9 @@ def schedule(program: Program) -> list[Group]:
     circles = [c for c in components if len(c) > 1]
     if circles:
         # Groups of mere functions may have been too greedy: take those apart and look again.
-        apart = {member for circle in circles for g in circle if groups[g].kind == "same" for member in groups[g].members}
+        apart = {
+            member for circle in circles for g in circle if groups[g].kind == "same" for member in groups[g].members
+        }
         of, groups = _group(nodes, needs, chain_of, apart)
         components = _components(groups, of, needs)
     _check_gradients(program, of)
@@ -63,7 +65,9 @@ def schedule(program: Program) -> list[Group]:
 def _check_states(program: Program) -> None:
     """What a host's reset gives has the shape of what was there before, which is nobody's business but the layer's."""
     for node in program.nodes:
-        if node.kind not in ("call", "set", "host") and any(program.nodes[ref.node].kind == "host" for ref in node.refs()):
+        if node.kind not in ("call", "set", "host") and any(
+            program.nodes[ref.node].kind == "host" for ref in node.refs()
+        ):
             raise Unfusable(f"computes with the states that a reset gives ({node.label or 'outside of a layer'})")
     if any(type(leaf) is Ref and program.nodes[leaf.node].kind == "host" for leaf in program.outputs):
         raise Unfusable("returns the states that a reset gives")

@@ -23,10 +23,49 @@ __all__ = ["Watch"]
 
 _APPLY: CodeType = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _BUILTINS = frozenset(
-    "abs all any ascii bin bool callable chr divmod filter format getattr hasattr hash hex id isinstance issubclass iter len"
-    " map max min next oct ord pow repr reversed round setattr sorted sum vars zip delattr __build_class__".split()
+    [
+        "abs",
+        "all",
+        "any",
+        "ascii",
+        "bin",
+        "bool",
+        "callable",
+        "chr",
+        "divmod",
+        "filter",
+        "format",
+        "getattr",
+        "hasattr",
+        "hash",
+        "hex",
+        "id",
+        "isinstance",
+        "issubclass",
+        "iter",
+        "len",
+        "map",
+        "max",
+        "min",
+        "next",
+        "oct",
+        "ord",
+        "pow",
+        "repr",
+        "reversed",
+        "round",
+        "setattr",
+        "sorted",
+        "sum",
+        "vars",
+        "zip",
+        "delattr",
+        "__build_class__",
+    ]
 )
-_PURE_MODULES = frozenset({"math", "itertools", "operator", "_operator", "_functools", "functools", "_collections", "cmath"})
+_PURE_MODULES = frozenset(
+    {"math", "itertools", "operator", "_operator", "_functools", "functools", "_collections", "cmath"}
+)
 _PLAIN_TYPES = (list, dict, tuple, set, frozenset, str, bytes, int, float, complex, bool, range, slice, type(iter([])))
 _LOOK_UP = frozenset({"getattr", "vars", "setattr", "delattr"})
 
