@@ -50,7 +50,7 @@ class FullyConnected(nn.Module):
         spk2_rec = []
         mem2_rec = []
 
-        for step in range(num_steps):
+        for _step in range(num_steps):
             cur1 = self.fc1(x.flatten(1))
             spk1, mem1 = self.lif1(cur1, mem1)
             cur2 = self.fc2(spk1)
@@ -83,7 +83,7 @@ class Convolutional(nn.Module):
         spk3_rec = []
         mem3_rec = []
 
-        for step in range(num_steps):
+        for _step in range(num_steps):
             cur1 = F.max_pool2d(self.conv1(x), 2)
             spk1, mem1 = self.lif1(cur1, mem1)
             cur2 = F.max_pool2d(self.conv2(spk1), 2)
@@ -213,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         times = {label: 1000 * median(run["seconds"]) for label, run in runs.items()}
         difference = max(abs(a - b) for a, b in zip(*(run["losses"] for run in runs.values()), strict=True))
         console.print(
-            f"{name}: {times['snnTorch']:.1f} ms -> {times['fused']:.1f} ms per training step, largest difference of the"
-            f" losses {difference:.1e}, accuracy {runs['snnTorch']['accuracy']:.3f} and {runs['fused']['accuracy']:.3f}"
+            f"{name}: {times['snnTorch']:.1f} ms -> {times['fused']:.1f} ms per training step, largest difference of"
+            f" the losses {difference:.1e}, accuracy {runs['snnTorch']['accuracy']:.3f} and {runs['fused']['accuracy']:.3f}"
         )
         figure(options.out / f"snntorch_{name}.png", runs, name)
         summary = {

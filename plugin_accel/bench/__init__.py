@@ -101,6 +101,7 @@ def _fusion(options: argparse.Namespace) -> int:
         print("bench: expected snntorch to be installed; pip install 'plugin-accel[snntorch]'", file=sys.stderr)
         return 1
     from plugin_accel.bench import fusion, render
+    from plugin_accel.conversion.tables import table
 
     try:
         results = fusion.run(options.only, options.rounds, options.threads, options.quick)
@@ -108,7 +109,7 @@ def _fusion(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     rows = fusion.rows(results)
-    print("\n".join(render.aligned(list(rows))))
+    print("\n".join(table(list(rows))))
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "fusion-cpu.json"
     target.write_text(json.dumps(results, indent=1) + "\n")

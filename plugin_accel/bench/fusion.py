@@ -1,8 +1,8 @@
 """``plugin-accel bench --host fusion``: a user's loop over time as it is, fused, and the same net without neurons.
 
 Competitors: ``host`` (snnTorch's layers in the user's loop), ``fused`` (after ``convert(net, fuse_time=True)``) and
-``identity`` (the linear layers and convolutions alone, batched over time: what no neuron kernel can go below). Before it
-is timed, ``fused`` must give the host's loss within 1e-4, relative; bit equality is what the tests check, on a grid
+``identity`` (the linear layers and convolutions alone, batched over time: what no neuron kernel can go below). Before
+it is timed, ``fused`` must give the host's loss within 1e-4, relative; bit equality is what the tests check, on a grid
 where linear layers are exact.
 
 The JSON file ``fusion-cpu.json``, times in seconds::
@@ -138,15 +138,15 @@ def _capture(steps: int) -> dict[str, float]:
         def __init__(self) -> None:
             super().__init__()
             self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(10))
-            self.lifs = nn.ModuleList(snn.Leaky(0.9) for _ in range(10))
+            self.lifs: Any = nn.ModuleList(snn.Leaky(0.9) for _ in range(10))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             mems = [lif.init_leaky() for lif in self.lifs]
             rec = []
             for _ in range(steps):
                 spk = x
-                for i, layer in enumerate(self.layers):
-                    spk, mems[i] = self.lifs[i](layer(spk), mems[i])
+                for i, (layer, lif) in enumerate(zip(self.layers, self.lifs, strict=True)):
+                    spk, mems[i] = lif(layer(spk), mems[i])
                 rec.append(spk)
             return torch.stack(rec)
 

@@ -126,8 +126,8 @@ def trainings(quick: bool = False) -> list[Training]:
         ("conv-spikes-T50", Convolutional, 50, 32, False, {"identity": 1.4}),
     ]
     made = []
-    for name, net, steps, batch, static, goals in suite:
-        steps, batch = (3, 2) if quick else (steps, batch)
+    for name, net, full_steps, full_batch, static, goals in suite:
+        steps, batch = (3, 2) if quick else (full_steps, full_batch)
         shape = "784-1000-10" if net is FullyConnected else "12C5-MP2-64C5-MP2-10"
         entry = "static input" if static else "spikes"
         title = f"{shape}, {entry}, T={steps}, B={batch}"

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from plugin_accel.bench.workload import CPU, HOST, PEERS, UNBIND
-from plugin_accel.conversion.reporting import table as aligned
+from plugin_accel.conversion.tables import table as aligned
 
 GROUPS = {
     "step": "Single steps in a loop",

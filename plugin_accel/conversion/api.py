@@ -46,9 +46,9 @@ def convert(
         include: Which layers to convert: a glob on the qualified name, a type, a module, a
             ``predicate(name, module)``, or an iterable of them. All, if ``None``.
         exclude: Which layers to leave alone; in the same form.
-        fuse_time: Also run the loop over time that ``model.forward`` contains layer by layer, with the same results: the
-            first two calls of each signature are recorded, later ones replayed. A forward that cannot be fused runs as
-            it is, and :func:`report` says why. See docs/fusion.md.
+        fuse_time: Also run the loop over time in ``model.forward`` layer by layer, with the same results: the first two
+            calls of each signature are recorded, later ones replayed. A forward that cannot be fused runs as it is, and
+            :func:`report` says why. See docs/fusion.md.
         explain: With ``fuse_time``, print the schedule each time one is made.
 
     Returns:

@@ -34,7 +34,7 @@ class Spec:
 
 
 def _neuron(draw: random.Random, width: int, hidden: bool, last: bool) -> tuple[str, str, int]:
-    """(constructor, class, number of states)"""
+    """(constructor, class, number of states)."""
     options = [f"beta={draw.choice([0.5, 0.75])}"] if draw.random() < 0.8 else [f"beta=torch.full(({width},), 0.5)"]
     kind = draw.choices(["Leaky", "Synaptic", "Lapicque", "RLeaky", "SLSTM"], [8, 3, 1, 2, 1])[0]
     if kind == "Synaptic":

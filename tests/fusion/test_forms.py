@@ -64,7 +64,7 @@ class ToDevice(Layers):
         for _step in range(num_steps):
             cur1 = self.fc1(x.flatten(1)).to(device)
             spk1, mem1 = self.lif1(cur1, mem1)
-            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            _spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
             acc = acc + mem2
         return acc / num_steps
 
@@ -96,7 +96,7 @@ class Iterated(Layers):
         mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
         for x_t in x.permute(1, 0, 2):
             spk1, mem1 = self.lif1(self.fc1(x_t), mem1)
-            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            _spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
         return mem2
 
 
@@ -193,7 +193,7 @@ class Deep(nn.Module):
         spikes = [[] for _ in self.lifs]
         for _step in range(T):
             out = x + self.embedding
-            for i, (layer, norm) in enumerate(zip(self.layers, self.norms)):
+            for i, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=False)):
                 cur = norm(layer(out))
                 if i > 0:
                     cur = cur + out

@@ -103,7 +103,7 @@ class PlasticityOfData(Loop):
 
 class StateEdit(Loop):
     def inside(self, t, values):
-        spk1, mem1, spk2, mem2 = values
+        _spk1, _mem1, _spk2, mem2 = values
         with torch.no_grad():
             mem2[mem2 > 1] = 0.0
         return values
@@ -231,7 +231,7 @@ def test_hook_on_one_layer_sees_every_step() -> None:
     for net in nets:
         seen.append([])
         net.lif1.register_forward_hook(lambda module, args, result, at=seen[-1]: at.append((result[0], module.mem)))
-    for call in range(4):
+    for _call in range(4):
         x = torch.randint(-2, 6, (B, N)) / 4
         a, b = (net(x) for net in nets)
         assert torch.equal(a[0], b[0])
@@ -285,3 +285,73 @@ def test_exceptions_reach_the_user() -> None:
         with pytest.raises(RuntimeError, match="mat1 and mat2"):
             net(torch.ones(2, N + 1))
     assert net(torch.ones(2, N))[0].shape == (T, 2, 4)
+
+
+class Seeds(Loop):
+    def before(self, x):
+        torch.manual_seed(3)
+
+    def inside(self, t, values):
+        return values[0], values[1] + torch.randint(0, 2, values[1].shape), *values[2:]
+
+
+class OwnGenerator(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def inside(self, t, values):
+        return values[0], values[1] + torch.randint(0, 2, values[1].shape, generator=self.generator), *values[2:]
+
+
+@pytest.mark.parametrize("cls", [Seeds, OwnGenerator])
+def test_generators(cls: type[nn.Module]) -> None:
+    """A seed set inside is not left out, and a generator of one's own draws at each step."""
+    theirs, mine = grid(cls()), plugin_accel.convert(grid(cls()), fuse_time=True)
+    x = torch.randint(-2, 6, (B, N)) / 4
+    for call in range(5):
+        assert_same(
+            step(lambda: mine(x), [], [mine], call), step(lambda: theirs(x), [], [theirs], call), f"call {call}"
+        )
+    assert (plugin_accel.report(mine).loops[0].status == "fused") == (cls is OwnGenerator)
+
+
+def test_a_list_given_to_be_filled_is_filled() -> None:
+    net = plugin_accel.convert(grid(Loop()))
+
+    @plugin_accel.fused
+    def loop(x, spikes):
+        mem1, mem2 = net.lif1.init_leaky(), net.lif2.init_leaky()
+        for _step in range(T):
+            _, mem1, spk2, mem2 = spikes_of(net, x, mem1, mem2)
+            spikes.append(spk2)
+        return mem2
+
+    for _call in range(4):
+        spikes = []
+        loop(torch.ones(B, N), spikes)
+        assert len(spikes) == T
+    assert "changes a list or dict among its arguments" in loop.fusion.reason
+
+
+def test_states_kept_on_a_plain_object() -> None:
+    class Holder:
+        mem1 = mem2 = None
+
+    net, holder = plugin_accel.convert(grid(Loop())), Holder()
+
+    @plugin_accel.fused
+    def loop(x):
+        for _step in range(T):
+            _, holder.mem1, _, holder.mem2 = spikes_of(net, x, holder.mem1, holder.mem2)
+        return holder.mem2
+
+    other = grid(Loop())
+    mem1 = mem2 = None
+    for _call in range(5):
+        x = torch.ones(B, N)
+        for _step in range(T):
+            _, mem1, _, mem2 = spikes_of(other, x, mem1, mem2)
+        assert torch.equal(loop(x), mem2)
+        assert torch.equal(holder.mem1, mem1)
+    assert loop.fusion.reason is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -51,7 +51,7 @@ def _rebuild(base: type[nn.Module]) -> type[nn.Module]:
     return _fused_class(base)
 
 
-copyreg.pickle(_Fused, lambda cls: (_rebuild, (cls.__bases__[0],)))  # type: ignore[arg-type, attr-defined]
+copyreg.pickle(_Fused, lambda cls: (_rebuild, (cls.__bases__[0],)))  # type: ignore[return-value, arg-type]
 
 
 def _fused_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -73,7 +73,7 @@ def _fused_class(base: type[nn.Module]) -> type[nn.Module]:
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
     }
-    return _Fused(base.__name__, (base,), members)
+    return cast("type[nn.Module]", _Fused(base.__name__, (base,), members))
 
 
 def is_fused(module: nn.Module) -> bool:

@@ -22,7 +22,7 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
     """Emits the calls ``members`` of one layer; gives the number of calls made, and how."""
     nodes = [low.nodes[m] for m in members]
     steps, module = len(nodes), nodes[0].target
-    first = [list(node.refs())[0] for node in nodes]
+    first = [next(node.refs()) for node in nodes]
     differs, x = low.many(first)
     outs = len(nodes[0].metas)
     where = low.results(members[0])
@@ -74,10 +74,10 @@ def _stepwise(low: Lowering, members: list[int]) -> Any:
     nodes = [low.nodes[m] for m in members]
     module = nodes[0].target
     inside = set(members)
-    calls = []
+    calls: list[tuple[Any, ...]] = []
     for node in nodes:
         assert node.spec is not None
-        gets = [
+        gets: list[Any] = [
             (leaf.out if leaf.node in inside else low.one(leaf)) if type(leaf) is Ref else None for leaf in node.leaves
         ]
         calls.append((node.leaves, gets, node.spec))

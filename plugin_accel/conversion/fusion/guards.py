@@ -108,7 +108,7 @@ class Guards:
         self, names: frozenset[str], everything: bool, opaque: Iterable[nn.Module], is_host: Callable[[str], bool]
     ) -> None:
         self._names, self._everything = names, everything
-        self._foreign = lambda name: is_foreign(name) or is_host(name)
+        self._is_host = is_host
         self._opaque = {id(module) for module in opaque}
         self._seen: set[int] = set()
         self._kept: list[Any] = []
@@ -117,6 +117,9 @@ class Guards:
         self._deep: list[tuple[Any, Any, Any]] = []  # (dict, key, fingerprint)
         self._types: list[tuple[Any, type]] = []
         self._sizes: list[tuple[Any, int]] = []
+
+    def _is_foreign(self, name: str) -> bool:
+        return is_foreign(name) or self._is_host(name)
 
     def hold(self) -> bool:
         """Whether everything is as it was."""
@@ -198,13 +201,13 @@ class Guards:
         if isinstance(value, nn.Module):
             self._module(value)
         elif isinstance(value, ModuleType):
-            if not self._foreign(value.__name__):
+            if not self._is_foreign(value.__name__):
                 self._attributes(vars(value))
         elif isinstance(value, type):
             self._class(value)
         elif not isinstance(value, (FunctionType,)) and hasattr(value, "__dict__"):
             self._types.append((value, type(value)))
-            if not self._foreign(type(value).__module__):
+            if not self._is_foreign(type(value).__module__):
                 self._attributes(vars(value))
                 self._class(type(value))
 
@@ -214,13 +217,13 @@ class Guards:
                 self.add(holder, key)
         # A name that is not there yet may come.
         for key in self._names - set(holder):
-            if not isinstance(key, str) or key.startswith("__"):
+            if key.startswith("__"):
                 continue
             self._same.append((holder, key, _MISSING))
 
     def _class(self, cls: type) -> None:
         for parent in cls.__mro__:
-            if self._foreign(parent.__module__) or (id(parent) in self._seen and parent is not cls):
+            if self._is_foreign(parent.__module__) or (id(parent) in self._seen and parent is not cls):
                 continue
             self._seen.add(id(parent))
             for key, value in vars(parent).items():
@@ -245,7 +248,7 @@ class Guards:
                     self._same.append((values[registry], name, None))
                 else:
                     self._tensors.append((values[registry], name, tuple(meta_of(tensor)[:4])))
-        foreign = self._foreign(type(module).__module__)
+        foreign = self._is_foreign(type(module).__module__)
         for key in list(values):
             if key not in (*_REGISTRIES, *_HOOKS, ENGINE, RUNNER) and (
                 foreign or self._everything or key in self._names

@@ -32,7 +32,7 @@ class Layers:
         return self._owners[id(module)]
 
     def is_opaque(self, module: nn.Module) -> bool:
-        """Whether a module is called as a whole, since it has a state: a host's layer, a norm that learns statistics."""
+        """Whether a module is called as a whole, since it has a state: a host's layer, a norm in training."""
         if isinstance(module, _BatchNorm):
             return module.training and module.track_running_stats
         return self.owner(module) is not None

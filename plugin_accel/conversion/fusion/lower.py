@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from plugin_accel.conversion.fusion.chain import chain_call
 from plugin_accel.conversion.fusion.layers import Layers
@@ -14,11 +13,9 @@ from plugin_accel.conversion.fusion.program import Node, Program, Ref, called, f
 from plugin_accel.conversion.fusion.rules import batched
 from plugin_accel.conversion.fusion.schedule import Group
 from plugin_accel.conversion.fusion.series import Series
+from plugin_accel.conversion.fusion.values import Env, One, Values
 
 __all__ = ["Line", "Lowering"]
-
-Env = list[Any]
-One = Callable[[Env], Tensor]
 
 
 class Line:
@@ -37,7 +34,7 @@ class Line:
         self.name, self.before, self.after, self.how = name, before, after, how
 
 
-class Lowering:
+class Lowering(Values):
     """Compiles the groups of a program.
 
     Args:
@@ -47,18 +44,10 @@ class Lowering:
     """
 
     def __init__(self, program: Program, groups: Sequence[Group], layers: Layers) -> None:
-        self.nodes = program.nodes
-        self.inputs: list[tuple[int, Any]] = []
-        self.code: list[Callable[[Env], None]] = []
+        super().__init__(program.nodes)
         self.lines: list[Line] = []
-        self.size = 0
         self.saved = 0
         self._layers = layers
-        self._slot: dict[Ref, int] = {}
-        self._series: dict[Any, tuple[int, int]] = {}  # source: (slot, steps)
-        self._piece: dict[Ref, tuple[Any, int]] = {}
-        self._reads: dict[int, int] = {}
-        self._pending: set[int] = set()
         self.outside = self._used_outside(program, groups)
         for group in groups:
             self._group(group)
@@ -67,113 +56,7 @@ class Lowering:
         self.refs = [leaf if type(leaf) is Ref else None for leaf in program.outputs]
         self.spec = program.spec
         self.effects = [(holder, name, self._output(ref)) for holder, name, ref in program.effects]
-        self.drops = self._drops()
-
-    # -- values -----------------------------------------------------------------------------------------------------
-
-    def slot(self) -> int:
-        """A new place in the environment."""
-        self.size += 1
-        self._reads[self.size - 1] = len(self.code)
-        return self.size - 1
-
-    def emit(self, call: Callable[[Env], None]) -> None:
-        """Adds a call that reads what was asked for since the last one."""
-        for slot in self._pending:
-            self._reads[slot] = len(self.code)
-        self._pending = set()
-        self.code.append(call)
-
-    def define(self, ref: Ref) -> int:
-        """A place for one tensor."""
-        slot = self._slot[ref] = self.slot()
-        return slot
-
-    def define_series(self, members: Sequence[int], out: int) -> int:
-        """A place for the results of several nodes."""
-        slot = self.slot()
-        self._series["group", slot] = (slot, len(members))
-        for step, member in enumerate(members):
-            self._piece[Ref(member, out)] = (("group", slot), step)
-        return slot
-
-    def _touch(self, slot: int) -> int:
-        self._pending.add(slot)
-        return slot
-
-    def piece(self, ref: Ref) -> tuple[Any, int] | None:
-        """Of which series a tensor is a step, and which."""
-        known = self._piece.get(ref)
-        node = self.nodes[ref.node]
-        if known is None and node.kind == "select":
-            known = (node.key, node.target[1])
-            self._piece[ref] = known
-        return known
-
-    def _source(self, source: Any) -> tuple[int, int]:
-        if source not in self._series:
-            _, base, dim = source
-            waiting, self._pending = self._pending, set()
-            value, slot = self.one(base), self.slot()
-            size = self.nodes[base.node].metas[base.out].shape[dim]
-            self._series[source] = (slot, size)
-
-            def split(env: Env) -> None:
-                env[slot] = Series(value(env).movedim(dim, 0), owned=False)
-
-            self.emit(split)
-            self._pending = waiting
-        return self._series[source]
-
-    def one(self, ref: Ref, own: bool = False) -> One:
-        """Gives one tensor."""
-        if ref in self._slot:
-            slot = self._touch(self._slot[ref])
-            return lambda env: env[slot]  # type: ignore[no-any-return]
-        piece = self.piece(ref)
-        assert piece is not None
-        node = self.nodes[ref.node]
-        if node.kind == "select" and own:
-            base, (dim, index) = self.one(node.leaves[0], own), node.target
-            return lambda env: base(env).select(dim, index)
-        slot, step = self._touch(self._source(piece[0])[0]), piece[1]
-        if own:
-            return lambda env: env[slot].own(step)  # type: ignore[no-any-return]
-        return lambda env: env[slot].at(step)  # type: ignore[no-any-return]
-
-    def many(self, refs: Sequence[Ref]) -> tuple[bool, One]:
-        """Gives tensors over time: (whether they differ from step to step, the tensor or all of them stacked)."""
-        if all(ref == refs[0] or self._same(ref, refs[0]) for ref in refs):
-            return False, self.one(refs[0])
-        runs: list[tuple[Any, int, int, Ref]] = []  # source, first, last + 1
-        for ref in refs:
-            piece = self.piece(ref) if ref not in self._slot else None
-            if piece is not None and runs and runs[-1][0] == piece[0] and runs[-1][2] == piece[1]:
-                runs[-1] = (piece[0], runs[-1][1], piece[1] + 1, ref)
-            elif piece is not None:
-                runs.append((piece[0], piece[1], piece[1] + 1, ref))
-            else:
-                runs.append((None, 0, 1, ref))
-        if len(runs) > max(1, len(refs) // 2):
-            ones = [self.one(ref) for ref in refs]
-            return True, lambda env: torch.stack([one(env) for one in ones])
-        parts = [self._run(*run) for run in runs]
-        if len(parts) == 1:
-            return True, parts[0]
-        return True, lambda env: torch.cat([part(env) for part in parts])
-
-    def _same(self, first: Ref, second: Ref) -> bool:
-        return first in self._slot and self._slot.get(first) == self._slot.get(second)
-
-    def _run(self, source: Any, first: int, last: int, ref: Ref) -> One:
-        if source is None:
-            one = self.one(ref)
-            return lambda env: one(env).unsqueeze(0)
-        slot, steps = self._source(source)
-        self._touch(slot)
-        if (first, last) == (0, steps):
-            return lambda env: env[slot].whole()  # type: ignore[no-any-return]
-        return lambda env: env[slot].whole()[first:last]  # type: ignore[no-any-return]
+        self.drops = self.last_uses()
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +83,7 @@ class Lowering:
             self._single(members[0])
             for member in members[1:]:
                 for out in range(len(node.metas)):
-                    self._slot[Ref(member, out)] = self._slot[Ref(members[0], out)]
+                    self.slots[Ref(member, out)] = self.slots[Ref(members[0], out)]
             self._explain(node, count, 1, "once: the same at every step")
             self.saved += count - 1
             return
@@ -280,14 +163,14 @@ class Lowering:
         dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
         if len(refs) < 2 or not isinstance(args[0], (list, tuple)) or type(dim) is not int or "out" in kwargs:
             return False
-        pieces = [self.piece(ref) if ref not in self._slot else None for ref in refs]
+        pieces = [self.piece(ref) if ref not in self.slots else None for ref in refs]
         first = pieces[0]
         if first is None or any(piece != (first[0], step) for step, piece in enumerate(pieces)):
             return False
-        source, steps = self._source(first[0])
+        source, steps = self.source(first[0])
         if steps != len(refs):
             return False
-        self._touch(source)
+        self.touch(source)
         slot = self.define(Ref(index, 0))
         concatenate = node.target is not torch.stack
         if concatenate and dim != 0:
@@ -325,16 +208,6 @@ class Lowering:
         target = node.target
         name = type(target).__name__ if node.kind == "call" else getattr(target, "__name__", str(target)).strip("_")
         self.lines.append(Line(f"{node.label} {name}".strip(), before, after, how))
-
-    def _drops(self) -> list[Iterable[int]]:
-        """After each call, the places that no later call reads."""
-        for slot in self._pending:
-            self._reads[slot] = len(self.code)
-        drops: list[list[int]] = [[] for _ in self.code]
-        for slot, reader in self._reads.items():
-            if reader < len(self.code):
-                drops[reader].append(slot)
-        return [tuple(slots) for slots in drops]
 
 
 _STACKS = (torch.stack, torch.cat, torch.concat, torch.concatenate)

@@ -98,11 +98,11 @@ def called(node: Node) -> Callable[[Sequence[Any]], Any]:
     assert spec is not None
     where = [index for index, leaf in enumerate(leaves) if type(leaf) is Ref]
     args, kwargs = spec.unflatten(leaves)
-    if not kwargs and len(args) == len(leaves) and all(a is b for a, b in zip(args, leaves, strict=True)):
+    flat = not kwargs and len(args) == len(leaves) and all(a is b for a, b in zip(args, leaves, strict=True))
+    if flat and where == list(range(len(where))):
         # Most calls are this plain, and unflattening costs more than they do.
-        if where == list(range(len(where))):
-            rest = tuple(leaves[len(where) :])
-            return lambda values: target(*values, *rest)
+        rest = tuple(leaves[len(where) :])
+        return lambda values: target(*values, *rest)
 
     def call(values: Sequence[Any]) -> Any:
         filled = list(leaves)

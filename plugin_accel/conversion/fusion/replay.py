@@ -63,7 +63,7 @@ class Replay:
 
     def table(self) -> str:
         """The schedule, for people."""
-        rows = [("what", "calls before", "calls after", "how")]
+        rows: list[tuple[str, ...]] = [("what", "calls before", "calls after", "how")]
         for line in self._lines:
             rows.append((line.name, str(line.before), str(line.after), line.how))
         before, after = (sum(getattr(line, which) for line in self._lines) for which in ("before", "after"))

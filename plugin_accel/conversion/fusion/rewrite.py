@@ -74,9 +74,11 @@ def rewrite(program: Program) -> Program:
             if meta.contiguous:
                 mask = add(_without_data(old, _Mask(old.target, meta)))
                 spec = flatten(((leaves[0], mask), {}))[1]
-                key = ("mul", meta, old.grad, old.label)
+                product = ("mul", meta, old.grad, old.label)
                 moved[Ref(index, 0)] = add(
-                    Node("op", torch.mul, (leaves[0], mask), spec, old.metas, label=old.label, grad=old.grad, key=key)
+                    Node(
+                        "op", torch.mul, (leaves[0], mask), spec, old.metas, label=old.label, grad=old.grad, key=product
+                    )
                 )
                 continue
         first = old.leaves[0] if old.leaves else None

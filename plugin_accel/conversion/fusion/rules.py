@@ -1,6 +1,7 @@
 """How a torch function is applied to all steps at once: the functions for which that gives each step's own result.
 
-Everything that no rule takes is called step by step, so a rule is an optimisation and nothing depends on its being here.
+Everything that no rule takes is called step by step, so a rule is an optimisation, and nothing depends on its being
+here.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _per_sample(node: Node) -> Batched:
     def run(values: Sequence[Tensor]) -> Tensor:
         x = values[0]
         result = call([x.flatten(0, 1), *values[1:]])
-        return result.unflatten(0, x.shape[:2])
+        over_time: Tensor = result.unflatten(0, x.shape[:2])
+        return over_time
 
     return run
 
@@ -96,12 +98,12 @@ def _elementwise(node: Node, metas: Sequence[Meta], over_time: Sequence[bool]) -
         return call
 
     def run(values: Sequence[Tensor]) -> Tensor:
-        return call(
-            [
-                value if shape is None else value.reshape(value.shape[:1] + shape)
-                for value, shape in zip(values, shapes, strict=True)
-            ]
-        )
+        shaped = [
+            value if shape is None else value.reshape(value.shape[:1] + shape)
+            for value, shape in zip(values, shapes, strict=True)
+        ]
+        result: Tensor = call(shaped)
+        return result
 
     return run
 

@@ -73,7 +73,8 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         TypeError: If ``net`` is no module, or ``x`` no tensor.
         ValueError: If ``x`` has no time steps, ``chunk`` is no positive number, or ``record`` names no layer.
     """
-    if not isinstance(net, nn.Module) or not isinstance(x, Tensor):
+    given_to: tuple[Any, Any] = net, x
+    if not (isinstance(given_to[0], nn.Module) and isinstance(given_to[1], Tensor)):
         given = type(x if isinstance(net, nn.Module) else net).__name__
         raise TypeError(f"run: expected a torch.nn.Module and a tensor, got {given}; pass the network, then its input")
     if x.dim() == 0 or len(x) == 0 or (chunk is not None and chunk < 1):
@@ -127,7 +128,7 @@ def _leaves(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]
 
 
 def _is_plain(net: nn.Module, layers: Layers) -> bool:
-    """Whether layer by layer is the same as step by step: no hooks, one call per layer, one source of random numbers."""
+    """Whether layer by layer is the same as step by step: no hooks, a layer once, one that draws."""
     found = [module for _, module in _leaves(net)]
     random = [m for m in found if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     known = all(type(m) in _PER_SAMPLE or isinstance(m, nn.Flatten) or layers.owner(m) is not None for m in found)

@@ -66,7 +66,22 @@ _BUILTINS = frozenset(
 _PURE_MODULES = frozenset(
     {"math", "itertools", "operator", "_operator", "_functools", "functools", "_collections", "cmath"}
 )
-_PLAIN_TYPES = (list, dict, tuple, set, frozenset, str, bytes, int, float, complex, bool, range, slice, type(iter([])))
+_PLAIN_TYPES: tuple[type, ...] = (
+    list,
+    dict,
+    tuple,
+    set,
+    frozenset,
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    bool,
+    range,
+    slice,
+    type(iter([])),
+)
 _LOOK_UP = frozenset({"getattr", "vars", "setattr", "delattr"})
 
 
