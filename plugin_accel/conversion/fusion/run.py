@@ -74,7 +74,7 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         ValueError: If ``x`` has no time steps, ``chunk`` is no positive number, or ``record`` names no layer.
     """
     given_to: tuple[Any, Any] = net, x
-    if not (isinstance(given_to[0], nn.Module) and isinstance(given_to[1], Tensor)):
+    if not all(map(isinstance, given_to, (nn.Module, Tensor))):
         given = type(x if isinstance(net, nn.Module) else net).__name__
         raise TypeError(f"run: expected a torch.nn.Module and a tensor, got {given}; pass the network, then its input")
     if x.dim() == 0 or len(x) == 0 or (chunk is not None and chunk < 1):
