@@ -212,9 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(str(plugin_accel.report(nets["fused"])), highlight=False)
         times = {label: 1000 * median(run["seconds"]) for label, run in runs.items()}
         difference = max(abs(a - b) for a, b in zip(*(run["losses"] for run in runs.values()), strict=True))
+        accuracies = " and ".join(f"{run['accuracy']:.3f}" for run in runs.values())
         console.print(
-            f"{name}: {times['snnTorch']:.1f} ms -> {times['fused']:.1f} ms per training step, largest"
-            f" difference of the losses {difference:.1e}, accuracy {runs['snnTorch']['accuracy']:.3f} and {runs['fused']['accuracy']:.3f}"
+            f"{name}: {times['snnTorch']:.1f} ms -> {times['fused']:.1f} ms per training step, largest difference of"
+            f" the losses {difference:.1e}, accuracy {accuracies}"
         )
         figure(options.out / f"snntorch_{name}.png", runs, name)
         summary = {

@@ -123,7 +123,7 @@ def _overhead() -> dict[str, float]:
     samples = []
     for _ in range(200):
         start = time.perf_counter()
-        engine.ready((x,), {})
+        engine.ready((x,), {}, [net])
         samples.append(time.perf_counter() - start)
     return {"key_s": Stats.of(samples).median_s}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import nn
 
 from plugin_accel.conversion.exchange import base_class, exchange
@@ -63,7 +64,7 @@ def _fused_class(base: type[nn.Module]) -> type[nn.Module]:
     @wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         engine = vars(self).get(ENGINE)
-        if engine is None:
+        if engine is None or torch.compiler.is_compiling():
             return base.forward(self, *args, **kwargs)
         return engine.call(base.forward.__get__(self), args, kwargs, [self])
 

@@ -71,7 +71,7 @@ class Engine:
             roots: The modules that it belongs to.
         """
         self.calls += 1
-        variant, leaves = self.ready(args, kwargs)
+        variant, leaves = self.ready(args, kwargs, roots)
         if variant is None:
             return function(*args, **kwargs)
         if variant.replay is not None:
@@ -89,14 +89,14 @@ class Engine:
         finally:
             self._running = False
 
-    def ready(self, args: Any, kwargs: Any) -> tuple[_Variant | None, list[Any]]:
+    def ready(self, args: Any, kwargs: Any, roots: list[nn.Module]) -> tuple[_Variant | None, list[Any]]:
         """What is known of a call with these arguments now, ``None`` if it is not to be touched; and the arguments."""
         why = self._unable()
         if why is not None or self._running:
             self.reason = why or self.reason
             return None, []
         leaves, spec = flatten((args, kwargs))
-        key = self._key(leaves, spec)
+        key = self._key(leaves, spec, roots)
         if key is None:
             return None, leaves
         if key not in self._variants and len(self._variants) >= _MOST_SIGNATURES:
@@ -204,7 +204,7 @@ class Engine:
             return "inference mode: tensors there do not tell of edits; use no_grad"
         return None
 
-    def _key(self, leaves: list[Any], spec: Any) -> Any:
+    def _key(self, leaves: list[Any], spec: Any, roots: list[nn.Module]) -> Any:
         """The signature of a call, or ``None`` with a reason."""
         parts: list[Any] = []
         for leaf in leaves:
@@ -217,7 +217,9 @@ class Engine:
                 parts.append(frozen(leaf))
         amp = torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
         dtypes = (torch.get_autocast_dtype("cpu"), torch.get_autocast_dtype("cuda")) if any(amp) else None
-        return tuple(parts), spec, torch.is_grad_enabled(), amp, dtypes, torch.get_default_dtype()
+        # A shallow copy, such as a replica of DataParallel, shares the engine but not the weights.
+        owners = tuple(map(id, roots))
+        return owners, tuple(parts), spec, torch.is_grad_enabled(), amp, dtypes, torch.get_default_dtype()
 
 
 def _told(error: Exception) -> str:
