@@ -169,6 +169,7 @@ def test_wrapped() -> None:
     assert plugin_accel.report(wrapped).loops[0].names == ("module",) and status(wrapped) == "fused"
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compile_takes_the_users_forward() -> None:
     net = plugin_accel.convert(grid(Named()), fuse_time=True)
     compiled = torch.compile(net, backend="eager")

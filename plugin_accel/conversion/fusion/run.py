@@ -73,10 +73,7 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         TypeError: If ``net`` is no module, or ``x`` no tensor.
         ValueError: If ``x`` has no time steps, ``chunk`` is no positive number, or ``record`` names no layer.
     """
-    given_to: tuple[Any, Any] = net, x
-    if not all(map(isinstance, given_to, (nn.Module, Tensor))):
-        given = type(x if isinstance(net, nn.Module) else net).__name__
-        raise TypeError(f"run: expected a torch.nn.Module and a tensor, got {given}; pass the network, then its input")
+    _check(net, x)
     if x.dim() == 0 or len(x) == 0 or (chunk is not None and chunk < 1):
         raise ValueError(
             f"run: expected x [T >= 1, ...] and chunk >= 1, got {tuple(x.shape)} and {chunk}; pass steps first"
@@ -107,6 +104,12 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         if layers.owner(module) is not None
     }
     return Run(outputs, states, {name: torch.cat(pieces) for name, pieces in recordings.items()})
+
+
+def _check(net: object, x: object) -> None:
+    if not (isinstance(net, nn.Module) and isinstance(x, Tensor)):
+        given = type(x if isinstance(net, nn.Module) else net).__name__
+        raise TypeError(f"run: expected a torch.nn.Module and a tensor, got {given}; pass the network, then its input")
 
 
 def _loop(net: nn.Module, x: Tensor) -> Any:
