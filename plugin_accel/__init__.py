@@ -17,31 +17,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plugin_accel.backends import use_backend
     from plugin_accel.backends.cpu import empty_cache
-    from plugin_accel.conversion import Report, convert, converted, report, restore
+    from plugin_accel.conversion import Report, Run, convert, converted, fused, report, restore, run
     from plugin_accel.hookspecs import hookimpl
 
     __version__: str
 
 __all__ = [
     "Report",
+    "Run",
     "__version__",
     "convert",
     "converted",
     "empty_cache",
+    "fused",
     "hookimpl",
     "report",
     "restore",
+    "run",
     "use_backend",
 ]
 
 _HOMES = {
     "Report": "plugin_accel.conversion",
+    "Run": "plugin_accel.conversion",
     "convert": "plugin_accel.conversion",
     "converted": "plugin_accel.conversion",
     "empty_cache": "plugin_accel.backends.cpu",
+    "fused": "plugin_accel.conversion",
     "hookimpl": "plugin_accel.hookspecs",
     "report": "plugin_accel.conversion",
     "restore": "plugin_accel.conversion",
+    "run": "plugin_accel.conversion",
     "use_backend": "plugin_accel.backends",
 }
 

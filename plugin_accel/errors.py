@@ -21,3 +21,10 @@ class InputError(PluginAccelError, ValueError):
 
 class PluginAccelWarning(UserWarning):
     """Something works, but not as a user would expect it to."""
+
+
+class Refused(Exception):
+    """A call of a layer that is left to the host's own forward; the text says why. Nothing has been changed.
+
+    Never reaches the user: whoever asked for the call makes the host's instead.
+    """

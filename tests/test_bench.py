@@ -166,3 +166,18 @@ def test_console_tables(rich: bool, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     render.print_tables({**results, "memory": [], "calls": [], "imports": None})
     shown = capsys.readouterr().out
     assert "1.00 ms" in shown and "MISSED" in shown and "load average ? before" in shown
+
+
+def test_fusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Loops: fused, they give the host's loss, and the document is complete."""
+    pytest.importorskip("snntorch")
+    table = tmp_path / "fusion.md"
+    options = ["--host", "fusion", "--quick", "--threads", "1", "--out", str(tmp_path), "--markdown", str(table)]
+    assert bench.main(options) == 0
+    results = json.loads((tmp_path / "fusion-cpu.json").read_text())
+    assert len(results["trainings"]) == 6 and results["quick"]
+    for entry in results["trainings"]:
+        assert entry["peers"].keys() == {"host", "fused", "identity"}
+        assert entry["calls_after"] < entry["calls_before"] and entry["loss_error"] <= 1e-4
+        assert entry["title"] in capsys.readouterr().out + table.read_text()
+    assert results["overhead"]["key_s"] > 0 and results["capture"]["both_calls_s"] > 0

@@ -70,3 +70,26 @@ def test_missing_module_names_the_extra(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "plugin-accel[sinabs,demo]" in done.stderr and "sklearn" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def loops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder a quick run of the snnTorch example left behind."""
+    pytest.importorskip("snntorch")
+    out = tmp_path_factory.mktemp("loops")
+    command = [sys.executable, str(EXAMPLES / "snntorch_digits.py"), "--quick", "--threads", "1", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("time fusion") == 2 and done.stdout.count("ms per training step") == 2
+    return out
+
+
+@pytest.mark.parametrize("net", ["fc", "conv"])
+def test_loops_train_alike(loops: Path, net: str) -> None:
+    summary = json.loads((loops / f"snntorch_{net}.json").read_text())
+    host, fused = summary["snnTorch"], summary["fused"]
+    assert len(host["losses"]) == len(fused["losses"]) > 4
+    # Products over all steps may round otherwise than products of one step.
+    assert fused["losses"] == pytest.approx(host["losses"], rel=1e-4)
+    picture = (loops / f"snntorch_{net}.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000

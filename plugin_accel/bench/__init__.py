@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-HOSTS = ("sinabs", "snntorch", "norse", "egru")
+HOSTS = ("sinabs", "snntorch", "norse", "fusion", "egru")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from plugin_accel.bench import egru_suite
 
         return egru_suite.main(options)
+    if options.host == "fusion":
+        return _fusion(options)
     missing = [
         name for name in (options.host, *(() if options.no_figure else ("matplotlib",))) if find_spec(name) is None
     ]
@@ -94,6 +96,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         written.append(target.with_suffix(".png"))
         draw(results, written[-1])
     print("Written:", *written)
+    return 0
+
+
+def _fusion(options: argparse.Namespace) -> int:
+    """The loops of :mod:`plugin_accel.bench.fusion`."""
+    if find_spec("snntorch") is None:
+        print("bench: expected snntorch to be installed; pip install 'plugin-accel[snntorch]'", file=sys.stderr)
+        return 1
+    from plugin_accel.bench import fusion, render
+    from plugin_accel.conversion.tables import table
+
+    try:
+        results = fusion.run(options.only, options.rounds, options.threads, options.quick)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    rows = fusion.rows(results)
+    print("\n".join(table(list(rows))))
+    options.out.mkdir(parents=True, exist_ok=True)
+    target = options.out / "fusion-cpu.json"
+    target.write_text(json.dumps(results, indent=1) + "\n")
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(render.pipe_table(rows))
+    print("Written:", target)
     return 0
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from plugin_accel.bench.workload import CPU, HOST, PEERS, UNBIND
-from plugin_accel.conversion.reporting import table as aligned
+from plugin_accel.conversion.tables import table as aligned
 
 GROUPS = {
     "step": "Single steps in a loop",
@@ -155,6 +155,12 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [f"### {title}", "", _pipes(rows[0]), _pipes(["---"] + ["---:"] * (len(rows[0]) - 1))]
         lines += [*map(_pipes, rows[1:]), ""]
     return "\n".join(lines)
+
+
+def pipe_table(rows: Sequence[tuple[str, ...]]) -> str:
+    """One table as Markdown."""
+    rule = _pipes(["---"] + ["---:"] * (len(rows[0]) - 1))
+    return "\n".join([_pipes(rows[0]), rule, *map(_pipes, rows[1:]), ""])
 
 
 def _pipes(cells: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ This package sees hosts and backends only through the plugin manager: it knows n
 """
 
 from plugin_accel.conversion.api import convert, converted, restore
+from plugin_accel.conversion.fusion import Run, fused, run
 from plugin_accel.conversion.reporting import Report, Row, report
 
-__all__ = ["Report", "Row", "convert", "converted", "report", "restore"]
+__all__ = ["Report", "Row", "Run", "convert", "converted", "fused", "report", "restore", "run"]

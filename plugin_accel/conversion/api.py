@@ -12,8 +12,9 @@ from torch import nn
 from plugin_accel import plugins
 from plugin_accel.conversion.copying import faithful_copy
 from plugin_accel.conversion.exchange import base_class, exchange
+from plugin_accel.conversion.fusion import fuse, unfuse
 from plugin_accel.conversion.selection import Selector, select
-from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts
+from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts, walk
 from plugin_accel.errors import ConversionError
 
 __all__ = ["convert", "converted", "restore"]
@@ -29,6 +30,8 @@ def convert(
     include: Selector = None,
     exclude: Selector = None,
     gru_to_egru: bool | Mapping[str, Any] = False,
+    fuse_time: bool = False,
+    explain: bool = False,
 ) -> _Model:
     """Accelerates the layers of ``model`` that a host plugin knows.
 
@@ -48,6 +51,10 @@ def convert(
         gru_to_egru: Also replace each ``nn.GRU`` inside ``model`` by a new :class:`plugin_accel.layers.EGRU` with its
             weights: another model, with other outputs and parameters, that :func:`restore` does not undo. ``True``, or
             the options of ``egru_from_gru``.
+        fuse_time: Also run the loop over time in ``model.forward`` layer by layer, with the same results: the first two
+            calls of each signature are recorded, later ones replayed. A forward that cannot be fused runs as it is, and
+            :func:`report` says why. See docs/fusion.md.
+        explain: With ``fuse_time``, print the schedule each time one is made.
 
     Returns:
         ``model`` itself, or its converted copy.
@@ -67,10 +74,14 @@ def convert(
         # By name: layers choose backends by themselves, this package knows none.
         replace = import_module("plugin_accel.layers").replace_gru
         replaced = replace(model, {} if gru_to_egru is True else gru_to_egru)
-        if replaced and not find_layers(model):
+        if replaced and not fuse_time and not find_layers(model):
             return model
-    model, layers = _plan(model, copy, strict, include, exclude)
+    model, layers = _plan(model, copy, strict, include, exclude, warn=not fuse_time)
     _exchange_all(layers)
+    if fuse_time:
+        why_not = fuse(model, explain)
+        if why_not is not None:
+            plugins.warn(f"convert: time is not fused: {why_not}")
     return model
 
 
@@ -96,6 +107,8 @@ def restore(model: _Model, *, copy: bool = False) -> _Model:
     _check_model("restore", model)
     if copy:
         model = faithful_copy(model)
+    for module, _ in walk(model):
+        unfuse(module)
     for layer in find_layers(model):
         if layer.original is not None:
             exchange(layer.module, layer.original)
@@ -145,13 +158,15 @@ def converted(
                 exchange(module, original)
 
 
-def _plan(model: _Model, copy: bool, strict: bool, include: Selector, exclude: Selector) -> tuple[_Model, list[Layer]]:
+def _plan(
+    model: _Model, copy: bool, strict: bool, include: Selector, exclude: Selector, warn: bool = True
+) -> tuple[_Model, list[Layer]]:
     """Finds the layers to convert, in a copy of ``model`` if asked for; raises or warns where there is cause."""
     found = find_layers(model)
     selected = select(found, include, exclude)
     if strict:
         _check_strict(selected)
-    if not any(layer.target is not None or layer.runs_accelerated for layer in selected):
+    if warn and not any(layer.target is not None or layer.runs_accelerated for layer in selected):
         plugins.warn(f"convert: nothing to convert: {_why_nothing(found, selected)}")
     if copy:
         # Selectors were asked about the original, which a predicate or a module given may know by identity.

@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts
+from plugin_accel.conversion.fusion.api import engine_of
+from plugin_accel.conversion.tables import table
+from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts, walk
 from plugin_accel.errors import BackendError
 
-__all__ = ["Report", "Row", "report"]
+__all__ = ["Report", "Row", "report", "table"]
 
-Status = Literal["accelerated", "host", "candidate"]
+Status = Literal["accelerated", "host", "candidate", "fused", "unfused"]
 _HEADER = ("layer", "class", "host", "status", "backend", "reasons")
 
 
@@ -27,7 +29,8 @@ class Row:
         host_class: Name of its class in the host framework.
         host: Name of the host.
         status: ``"accelerated"``: converted, our kernel runs. ``"candidate"``: ``convert`` would accelerate it.
-            ``"host"``: the host's own forward runs, or would run after ``convert``.
+            ``"host"``: the host's own forward runs, or would run after ``convert``. ``"fused"``: not a layer, but a
+            module whose loop over time ran layer by layer in its last call; ``"unfused"``: one whose last call did not.
         backend: The backend that would run it where it is now, ``"-"`` if none.
         reasons: Why the host's own forward runs, and notes such as the last call's fallback.
     """
@@ -86,6 +89,11 @@ class Report:
         counts = f"{len(self.accelerated)} accelerated, {len(self.candidates)} candidate, {len(self.on_host)} host"
         return "\n".join([*lines, f"layers: {counts}"])
 
+    @property
+    def loops(self) -> tuple[Row, ...]:
+        """The modules converted with ``fuse_time=True``."""
+        return (*self._with("fused"), *self._with("unfused"))
+
     def _with(self, status: Status) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.status == status)
 
@@ -106,15 +114,9 @@ def report(model: nn.Module) -> Report:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"report: expected a torch.nn.Module, got {type(model).__name__}; pass the network itself")
+    loops = tuple(_loop(module, names) for module, names in walk(model) if engine_of(module) is not None)
     rows = tuple(_row(layer) for layer in find_layers(model))
-    return Report(rows, tuple(host.host.name for host in loaded_hosts()))
-
-
-def table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Aligns cells in columns, with a rule under the first row."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+    return Report((*loops, *rows), tuple(host.host.name for host in loaded_hosts()))
 
 
 def _row(layer: Layer) -> Row:
@@ -137,6 +139,14 @@ def _row(layer: Layer) -> Row:
     status: Status = "host" if against else "accelerated" if layer.runs_accelerated else "candidate"
     names = layer.host_class.__name__, layer.host.host.name
     return Row(layer.names, *names, status, backend or "-", (*against, *notes))
+
+
+def _loop(module: nn.Module, names: tuple[str, ...]) -> Row:
+    engine = engine_of(module)
+    assert engine is not None
+    share = f"{engine.fused_calls} of {engine.calls} calls ran fused"
+    reasons = () if engine.reason is None else (engine.reason, share)
+    return Row(names, type(module).__name__, "time fusion", "unfused" if reasons else "fused", "-", reasons)
 
 
 def _cells(row: Row) -> list[tuple[str, ...]]:

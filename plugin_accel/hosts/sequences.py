@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from plugin_accel.errors import Refused
 
-class Refused(Exception):
-    """This call is left to the host's own forward; the text says why. Nothing has been changed."""
+__all__ = ["Refused", "SequenceFunction", "SequenceResult"]
 
 
 class SequenceResult(NamedTuple):

@@ -1,0 +1,80 @@
+"""The fused forward: a flat list of calls over an environment of values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from plugin_accel.conversion.fusion.layers import Layers
+from plugin_accel.conversion.fusion.lower import Lowering
+from plugin_accel.conversion.fusion.program import Program, Unfusable
+from plugin_accel.conversion.fusion.schedule import Group
+from plugin_accel.conversion.tables import table
+
+__all__ = ["Replay"]
+
+
+class Replay:
+    """Runs a program fused.
+
+    Args:
+        program: The rewritten program.
+        groups: Its groups, in order.
+        layers: What is known of layers.
+
+    Raises:
+        Unfusable: There is nothing to gain.
+    """
+
+    def __init__(self, program: Program, groups: Sequence[Group], layers: Layers) -> None:
+        low = Lowering(program, groups, layers)
+        if not low.saved:
+            raise Unfusable("no loop over time: nothing is called twice alike and apart")
+        self._size = low.size
+        self._inputs = low.inputs
+        self._code = list(zip(low.code, low.drops, strict=True))
+        self._outputs = list(zip(low.outputs, low.constants, low.refs, strict=True))
+        self._effects = low.effects
+        self._spec = program.spec
+        self._lines = low.lines
+
+    def run(self, arguments: list[Any]) -> Any:
+        """What the forward returns for these flattened arguments, with its effects."""
+        env: list[Any] = [None] * self._size
+        for slot, (holder, key) in self._inputs:
+            env[slot] = arguments[key] if holder is None else holder[key]
+        for call, drops in self._code:
+            call(env)
+            for slot in drops:
+                env[slot] = None
+        effects = [(holder, name, get(env)) for holder, name, get in self._effects]
+        made: dict[Any, Tensor] = {}
+        memory: set[int] = set()
+        results = [
+            constant if get is None else made[ref] if ref in made else made.setdefault(ref, _apart(get(env), memory))
+            for get, constant, ref in self._outputs
+        ]
+        for holder, name, value in effects:
+            holder[name] = value
+        assert self._spec is not None
+        return self._spec.unflatten(results)
+
+    def table(self) -> str:
+        """The schedule, for people."""
+        rows: list[tuple[str, ...]] = [("what", "calls before", "calls after", "how")]
+        for line in self._lines:
+            rows.append((line.name, str(line.before), str(line.after), line.how))
+        before, after = (sum(getattr(line, which) for line in self._lines) for which in ("before", "after"))
+        rows.append(("all", str(before), str(after), ""))
+        return "\n".join(table(rows))
+
+
+def _apart(tensor: Tensor, memory: set[int]) -> Tensor:
+    """The tensor, or a copy if another result has the same memory: the user's loop made them apart."""
+    where = tensor.untyped_storage().data_ptr()
+    if where in memory and tensor.numel():
+        return tensor.clone()
+    memory.add(where)
+    return tensor
