@@ -35,15 +35,15 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
   }
 
   const int64_t chunks = (time + U - 1) / U;
-  Chunk<R, V, U> next_kept, next_dspike;
-  Chunk<O, V, U> next_g;
-  Chunk<X, V, U> next_x;
+  Chunk<R, V, U> next_kept = {}, next_dspike = {};
+  Chunk<O, V, U> next_g = {};
+  Chunk<X, V, U> next_x = {};
   const auto fetch = [&](int64_t chunk) {
-    const int64_t end = chunk < 0 ? 0 : time;
-    next_kept.read(kept, chunk * U, end);
-    next_g.read(g_out, chunk * U, end);
-    if (kGiven) next_dspike.read(dspike, chunk * U, end);
-    if (Reading::kInput) next_x.read(x, chunk * U, end);
+    if (chunk < 0) return;
+    next_kept.read(kept, chunk * U, time);
+    next_g.read(g_out, chunk * U, time);
+    if (kGiven) next_dspike.read(dspike, chunk * U, time);
+    if (Reading::kInput) next_x.read(x, chunk * U, time);
   };
   fetch(chunks - 1);
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
