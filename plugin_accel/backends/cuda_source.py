@@ -157,7 +157,9 @@ class Backward(Source):
     @property
     def blocks(self) -> int:
         assert self.step is not None
-        return 2 if self.step.fp64 or self.mask.bit_count() > 3 else 4
+        if self.step.fp64 or self.mask.bit_count() > 3:
+            return 2
+        return 3 if self.width > 1 and (self.mask or self.step.states > 1) else 4
 
     @property
     def body(self) -> str:

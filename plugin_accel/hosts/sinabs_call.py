@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.hosts import sinabs_options as so
+from plugin_accel.hosts.constants import beside, constant, one
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, parameter
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuron, Result, ops, run_unchecked
@@ -25,7 +26,6 @@ from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuro
 FP32, FP64 = torch.float32, torch.float64
 LOW = (torch.float16, torch.bfloat16)
 
-_ONE = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (FP32, FP64)}
 _PLAIN = (Tensor, nn.Parameter)
 
 StateShape = tuple[int, ...]
@@ -59,7 +59,7 @@ def as_param(value: Any, x: Tensor, dtype: torch.dtype, through: torch.dtype | N
         if through is not None:
             value = _cast(value, through)
     elif isinstance(value, (int, float)):
-        value = torch.tensor(value, dtype=through or dtype, device=x.device)
+        value = constant(value, through or dtype, x.device)
     else:
         raise Refused(f"an option is a {type(value).__name__}, neither a number nor a tensor")
     return _cast(value, dtype)
@@ -160,7 +160,7 @@ def _call(
             raise Refused(f"{neuron.params(config)[i]} is a {type(p).__name__}")
         if p.dim():
             _fits(neuron.params(config)[i], p, state_shape, dtype)
-        if p.device != device:
+        if p.device != device and (p := beside(p, device)).device != device:
             raise Refused(f"{neuron.params(config)[i]} is on {p.device}, the input on {device}")
         params.append(p if p.dtype is dtype else _cast(p, dtype))
     if compiling or _len_torch_dispatch_stack():  # a mode that watches operations must see one
@@ -181,8 +181,8 @@ def _membrane(layer: Any, x: Tensor, dtype: torch.dtype, synapse: bool) -> tuple
     mem = decay(layer, MEM, rest=norm, in_torch=low)
     assert mem is not None
     if mem.rest is None:
-        return mem, None, _ONE[dtype]
-    return (mem, mem.rest, _ONE[dtype]) if low and mem.rest.dim() == 0 else (mem, None, mem.rest)
+        return mem, None, one(dtype, x.device)
+    return (mem, mem.rest, one(dtype, x.device)) if low and mem.rest.dim() == 0 else (mem, None, mem.rest)
 
 
 def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> Call:
