@@ -57,7 +57,11 @@ def backward(
     alike = [want and n in neuron.summed_inputs for n, want in zip(names, wanted.params, strict=True)]
     summed = [want and not same for want, same in zip(wanted.params, alike, strict=True)]
     replays = neuron.replays(config) or neuron.reads_input(config, summed)
-    g_x = cc.empty(layout, kept, x_dtype) if wanted.x or any(alike) else None
+    g_x = None
+    if wanted.summed:
+        g_x = cc.empty_state(layout, kept, x_dtype)
+    elif wanted.x or any(alike):
+        g_x = cc.empty(layout, kept, x_dtype)
     g_first = tuple([cc.empty_state(layout, kept, dtype) if want else None for want in wanted.first])
     g_params = [v.gradient() if want else None for v, want in zip(views, summed, strict=True)]
     by_column = any(want and v.walk != (0, 0) for v, want in zip(views, summed, strict=True))
@@ -70,7 +74,7 @@ def backward(
     g_last = [state(g) for g in grads.last]
     g_mean = None if grads.mean is None else grads.mean.to(fixed.out)
 
-    shared = all(v.walk == (0, 0) for v in views) and dtype is torch.float32 and not replays
+    shared = all(v.walk == (0, 0) for v in views) and dtype is torch.float32 and not (replays or wanted.summed)
     width = runner.width(layout, shared, rows, index)
     block = runner.block(columns, width, index)
     blocks = -(-columns // (width * block))
@@ -96,6 +100,7 @@ def backward(
         g_records,
         g_last,
         cc.address(g_mean),
+        wanted.summed,
         cc.address(g_x),
         [cc.address(g) for g in g_first],
         by_column,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from math import prod
 
 import torch
 from torch import Tensor
@@ -143,6 +142,7 @@ def pack_backward(
     g_records: Sequence[Row],
     g_last: Sequence[int],
     g_mean: int,
+    summed: bool,
     g_x: int,
     g_first: Sequence[int],
     by_column: bool,
@@ -152,9 +152,9 @@ def pack_backward(
     """A BackwardCall; addresses of what is not there or not wanted are 0."""
     before = [n for p in params for n in p] + [*x, *kept, *first]
     records = [n for row in (g_records or [ABSENT] * len(first)) for n in row]
-    after = [*dspike, *g_out, *g_kept, *records, *g_last, g_mean, 0, g_x, *g_first, int(by_column), *g_params, scratch]
+    after = [*dspike, *g_out, *g_kept, *records, *g_last, g_mean, int(summed), g_x, *g_first, int(by_column)]
     return _backward_format(len(params), len(first)).pack(
-        *layout.sizes, *config.packed_flags, *before, *surrogate, *after
+        *layout.sizes, *config.packed_flags, *before, *surrogate, *after, *g_params, scratch
     )
 
 
@@ -166,7 +166,3 @@ def pack_reduce(rows: int, n: int, divisor: float, pairs: Sequence[tuple[int, in
     missing = [0] * (MAX_REDUCTIONS - len(pairs))
     return _REDUCE.pack(rows, n, divisor, *[f for f, _ in pairs], *missing, *[t for _, t in pairs], *missing)
 
-
-def elements(shape: Sequence[int]) -> int:
-    """Number of elements."""
-    return prod(shape)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from plugin_accel.backends import cpu
+from plugin_accel.backends import Backend, cpu
 from plugin_accel.backends.cuda import CudaBackend
-from plugin_accel.neurons import Config
+from plugin_accel.neurons import Config, run_unchecked
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
 
@@ -117,6 +117,26 @@ def test_strides(backend: str, request: pytest.FixtureRequest) -> None:
     compare(device, LIF, (3, 19, 16), x=torch.randn(3, 16, 19).transpose(1, 2))
     compare(device, LIF, (3, 19, 16), x=torch.randn(3, 19, 1).expand(3, 19, 16))
     compare(device, LIF, (3, 19, 16), summed=True, record=False)
+
+
+@pytest.mark.parametrize("case", [LIF, CASES[5], CASES[6]], ids=lambda c: c.name)
+def test_a_constant_input_has_its_gradient_summed(narrow: CudaBackend, case: Case) -> None:
+    def gradient(backend: Backend) -> Tensor:
+        torch.manual_seed(3)
+        neuron, config = case.neuron, case.config
+        leaf = torch.randn(3, 17, requires_grad=True)
+        states = neuron.states(config)
+        first = [torch.rand(3, 17) for _ in states]
+        params = [param(n, None, (3,), (17,), leaf.dtype) for n in neuron.params(config)]
+        x = (leaf * 1.0).unsqueeze(config.time_dim)
+        shape = [*x.shape]
+        shape[config.time_dim] = 45
+        result = run_unchecked(neuron, backend, config, x.expand(shape), first, params)
+        (result.out * torch.randn(result.out.shape)).sum().backward()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    assert torch.equal(gradient(narrow), gradient(cpu.BACKEND))
 
 
 def test_channels_last_is_not_copied(narrow: CudaBackend) -> None:
