@@ -35,6 +35,8 @@ class CudaBackend:
 
     name = "cuda"
     saves_input = False
+    reads_low = True
+    """An input of 16 bits is read as it is; its gradient has its dtype where backward reads the input too."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from importlib.util import find_spec
 from io import StringIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +19,7 @@ _OPTIONS: dict[str, Any] = {
     "ftz": False,
     "prec_div": True,
     "device_as_default_execution_space": True,  # step headers have functions that only the compiler calls
+    "ptxas_options": ["-v"],  # registers and spills
 }
 _DEVICE = '#include "cuda/device.h"\n'
 
@@ -81,34 +83,52 @@ def architectures() -> frozenset[int]:
     return frozenset(found[:count])
 
 
-def compile_source(source: cuda_source.Source, arch: str, *, verbose: bool = False) -> tuple[bytes, str]:
-    """A cubin for an architecture ("sm_90"), and what the compiler said; `verbose`: registers and spills too.
+class Compiled(NamedTuple):
+    """A cubin, and what the assembler says about it."""
+
+    image: bytes
+    log: str
+
+    @property
+    def spills(self) -> bool:
+        """Whether registers are kept in memory; False of an NVRTC that does not say."""
+        return any(int(n) for n in _SPILLS.findall(self.log))
+
+
+_SPILLS = re.compile(r"(\d+) bytes (?:stack frame|spill stores|spill loads)")
+
+
+def compile_source(source: cuda_source.Source, arch: str) -> Compiled:
+    """Compile for an architecture ("sm_90"), with as many blocks per multiprocessor as there are registers for.
 
     Raises:
         BackendError: NVRTC rejects the source or the architecture.
     """
+    for blocks in range(source.blocks, 0, -1):
+        compiled = _compile(source, source.text(blocks), arch)
+        if not compiled.spills:
+            break
+    return compiled
+
+
+def _compile(source: cuda_source.Source, text: str, arch: str) -> Compiled:
     from cuda.core import Program, ProgramOptions
 
     log = StringIO()
-    options = ProgramOptions(
-        name=source.body,
-        arch=arch,
-        include_path=list(cuda_source.include_paths()),
-        **_OPTIONS,
-        **({"ptxas_options": ["-v"]} if verbose else {}),
-    )
+    options = ProgramOptions(name=source.body, arch=arch, include_path=list(cuda_source.include_paths()), **_OPTIONS)
     try:
-        compiled = Program(_DEVICE + source.text, "c++", options).compile("cubin", logs=log)
+        compiled = Program(_DEVICE + text, "c++", options).compile("cubin", logs=log)
     except Exception as error:
         raise BackendError(f"CUDA kernel {source.body}: expected to compile for {arch}, got:\n{error}") from error
-    return bytes(compiled.code), log.getvalue()
+    return Compiled(bytes(compiled.code), log.getvalue())
 
 
 def cubin(source: cuda_source.Source, arch: str) -> bytes:
     """`compile_source` by way of the cache on disk."""
-    key = cuda_cache.key(source.text, arch, repr(sorted(_OPTIONS.items())), version(), cuda_source.headers_digest())
+    options, text = repr(sorted(_OPTIONS.items())), source.text(source.blocks)
+    key = cuda_cache.key(text, arch, options, version(), cuda_source.headers_digest())
     found = cuda_cache.load(key)
     if found is None:
-        found, _ = compile_source(source, arch)
+        found = compile_source(source, arch).image
         cuda_cache.store(key, found)
     return found

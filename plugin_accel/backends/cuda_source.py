@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -94,17 +94,16 @@ class Source:
 
     @property
     def blocks(self) -> int:
-        """Blocks that a multiprocessor must have room for, which bounds the registers."""
+        """Blocks that a multiprocessor should have room for, which bounds the registers; fewer where they spill."""
         return 4
 
-    @cached_property
-    def text(self) -> str:
+    def text(self, blocks: int) -> str:
         """The source, after the header that stands for the device."""
         step = self.step.lines if self.step else ""
         return (
             '#include "cuda/driver.h"\n'
             f"{step}"
-            f'extern "C" __global__ void __launch_bounds__(kBlock, {self.blocks})\n'
+            f'extern "C" __global__ void __launch_bounds__(kBlock, {blocks})\n'
             f"{KERNEL}(const __grid_constant__ {self.call} call) {{ {self.body}(call); }}\n"
         )
 
@@ -157,9 +156,7 @@ class Backward(Source):
     @property
     def blocks(self) -> int:
         assert self.step is not None
-        if self.step.fp64 or self.mask.bit_count() > 3:
-            return 2
-        return 3 if self.width > 1 and (self.mask or self.step.states > 1) else 4
+        return 2 if self.step.fp64 or self.mask.bit_count() > 3 else 3
 
     @property
     def body(self) -> str:

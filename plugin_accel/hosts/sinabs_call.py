@@ -41,13 +41,16 @@ class Call(NamedTuple):
     low_gain: Tensor | None
     """1 - alpha_mem, where the host multiplies a 16-bit input by it in 16 bits."""
     function: Callable[..., Result]
+    reads_low: bool = False
+    """The backend takes an input of 16 bits as it is."""
 
     def run(self, x: Tensor, first: Sequence[Tensor], *, keep: bool = False, record: bool = False) -> Result:
         """Run from states `first`; `x` may still have the dtype the layer was given."""
         if x.dtype is not self.dtype:
             if self.low_gain is not None and x.dtype in LOW:
                 x = self.low_gain * x
-            x = x.to(self.dtype)
+            if not (self.reads_low and x.dtype in LOW):
+                x = x.to(self.dtype)
         return self.function(self.config, x, first, keep=keep, record=record)
 
 
@@ -171,7 +174,7 @@ def _call(
     if backend is None:
         raise Refused(f"no backend for {dtype} on {device}")
     function = partial(run_unchecked, neuron, backend, params=params, surrogate_fn=surrogate_fn, derived=derived)
-    return Call(config, neuron.states(config), dtype, low_gain, function)
+    return Call(config, neuron.states(config), dtype, low_gain, function, getattr(backend, "reads_low", False))
 
 
 def _membrane(layer: Any, x: Tensor, dtype: torch.dtype, synapse: bool) -> tuple[Decay, Tensor | None, Tensor]:

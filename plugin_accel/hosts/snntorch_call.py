@@ -213,6 +213,8 @@ def call(
         backend = backends.choose(x.device, dtype, form.neuron.name)
         if backend is None:
             raise Refused(f"no backend for {dtype} on {x.device}")
+        if x.dtype in LOW and getattr(backend, "reads_low", False):
+            data = x
         result = run_unchecked(form.neuron, backend, config, data, first, params, keep=keep, record=others)
     spikes = result.out
     if not options.spikes_learn and not graded.requires_grad:

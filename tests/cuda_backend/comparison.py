@@ -62,9 +62,10 @@ def results(
     """Everything that a call gives, then the gradients of everything; `summed`: only the output has a gradient, 1."""
     names = neuron.params(config)
     learns = [n not in CONSTANT and (learn is True or (learn is not False and n in learn)) for n in names]
-    x = x.detach().requires_grad_()
-    first = [s.detach().clone().requires_grad_() for s in first]
-    params = [p.detach().clone().requires_grad_(want) for p, want in zip(params, learns, strict=True)]
+    (device,) = backend.devices
+    x = x.detach().to(device).requires_grad_()
+    first = [s.detach().clone().to(device).requires_grad_() for s in first]
+    params = [p.detach().clone().to(device).requires_grad_(want) for p, want in zip(params, learns, strict=True)]
     result = run_unchecked(
         neuron, backend, config, x, first, params, surrogate_fn=surrogate_fn, keep=record, record=record
     )
@@ -79,7 +80,7 @@ def results(
         present = [t for t in found.values() if t is not None and t.requires_grad and (t.dim() or x.numel())]
         loss = sum(
             ((t * torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device)).sum() for t in present),
-            torch.zeros(()),
+            torch.zeros((), device=device),
         )
     if loss.requires_grad:
         loss.backward()

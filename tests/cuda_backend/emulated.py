@@ -48,7 +48,7 @@ class EmulatedDevice:
 
     def load(self, source: Source, index: int) -> Launch:
         self.loaded.append(source)
-        entry = re.sub(r"\b__grid_constant__\b", "", source.text)
+        entry = re.sub(r"\b__grid_constant__\b", "", source.text(1))
         text = (
             f'#include "{HEADER}"\n{entry}'
             'extern "C" void launch(int64_t x, int64_t y, unsigned block, const void* call) {\n'

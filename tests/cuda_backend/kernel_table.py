@@ -87,7 +87,7 @@ def heaviest(neuron: Neuron, config: Config) -> Source:
 
 def compiled(source: Source, arch: str) -> dict[str, Any]:
     """Registers, spilled bytes and stack of a kernel, and how long it took."""
-    _, log = compile_source(source, arch, verbose=True)
+    log = compile_source(source, arch).log
 
     def number(pattern: str) -> int:
         found = re.search(pattern, log)

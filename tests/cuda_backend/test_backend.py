@@ -139,9 +139,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Architectures that something was compiled for."""
     compiled: list[str] = []
 
-    def compile_source(source: Source, arch: str) -> tuple[bytes, str]:
+    def compile_source(source: Source, arch: str) -> cuda_compile.Compiled:
         compiled.append(arch)
-        return f"{source.text}{arch}".encode(), ""
+        return cuda_compile.Compiled(f"{source.body}{arch}".encode(), "")
 
     monkeypatch.setattr(cuda_compile, "compile_source", compile_source)
     monkeypatch.setattr(cuda_compile, "version", lambda: "NVRTC 13.5")

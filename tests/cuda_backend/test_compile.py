@@ -41,10 +41,10 @@ def test_no_step_spills(neuron: object, config: object) -> None:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_architectures(arch: str) -> None:
     case = CASES[ARCHITECTURES.index(arch)]
-    for source in kernels(case.neuron, case.config):
-        if source.step is not None and not source.step.fp64 and "float, float" in source.body:
-            found = compiled(source, arch)
-            assert found["spilled"] == found["stack"] == 0, found
+    sample = [k for k in kernels(case.neuron, case.config) if "<Step, float, float" in k.body or "Bfloat" in k.body]
+    for source in (sample[0], sample[1], sample[len(sample) // 2], sample[-1]):
+        found = compiled(source, arch)
+        assert found["spilled"] == found["stack"] == 0, found
 
 
 def test_every_neuron_has_a_step() -> None:
