@@ -130,8 +130,11 @@ def _choose(name: str, device: torch.device, dtype: torch.dtype, neuron: str) ->
                 f"backends that can: {usable or 'none'}"
             )
         return named
-    for candidate in available().values():
-        if candidate.name != "reference" and candidate.refuses(neuron, device, dtype) is None:
+    for candidate in plugins.backends().values():
+        # Its devices come first: to ask for more may load a compiler that data on the CPU has no use for.
+        if candidate.name == "reference" or device.type not in candidate.devices:
+            continue
+        if candidate.unavailable() is None and candidate.refuses(neuron, device, dtype) is None:
             return candidate
     _say_why_none(device, dtype, neuron)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -101,23 +102,24 @@ class Gpu:
 
 
 class _Launcher:
+    """A kernel on one device."""
+
     def __init__(self, driver: Any, function: Any, library: Any, index: int, source: Source) -> None:
-        self._launch, self._function, self._index = driver.cuLaunchKernel, function, index
-        self._library = library
-        self._source = source
+        self._launch, self._function, self._library = driver.cuLaunchKernel, function, library
+        self._index, self._source = index, source
 
     def __call__(self, grid: tuple[int, int], block: int, call: bytes) -> None:
-        # the driver copies the argument before it returns
-        argument = ctypes.create_string_buffer(call, len(call))
+        argument = ctypes.create_string_buffer(call, len(call))  # the driver copies it before it returns
         arguments = ctypes.c_void_p(ctypes.addressof(argument))
         stream = torch._C._cuda_getCurrentRawStream(self._index)
-        with torch.cuda.device(self._index):
+        elsewhere = torch.cuda.current_device() != self._index
+        with torch.cuda.device(self._index) if elsewhere else nullcontext():
             (code,) = self._launch(
                 self._function, grid[0], grid[1], 1, block, 1, 1, 0, stream, ctypes.addressof(arguments), 0
             )
         if int(code):
             raise BackendError(
-                f"CUDA kernel {self._source.body}: expected a launch on {grid[0]} x {grid[1]} blocks, got {code!s}; "
+                f"CUDA kernel {self._source.body}: expected a launch of {grid[0]} x {grid[1]} blocks, got {code!s}; "
                 "an earlier kernel may have failed: set CUDA_LAUNCH_BLOCKING=1 to find it"
             )
 
