@@ -148,7 +148,11 @@ class Build(build):
 
 
 setup(
-    packages=[*find_packages(include=["plugin_accel", "plugin_accel.*"]), "plugin_accel.csrc", "plugin_accel_namespaces"],
+    packages=[
+        *find_packages(include=["plugin_accel", "plugin_accel.*"]),
+        "plugin_accel.csrc",
+        "plugin_accel_namespaces",
+    ],
     package_dir={"plugin_accel.csrc": "csrc", "plugin_accel_namespaces": "namespaces"},
     package_data={
         "plugin_accel": ["py.typed", "*.pyi"],

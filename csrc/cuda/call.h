@@ -1,7 +1,7 @@
 // What a kernel is told, as Python packs it: fields of eight bytes, in this order.
 #pragma once
 
-constexpr int kBlock = 128;    // threads of a block at most; a power of two
+constexpr int kBlock = 128;     // threads of a block at most; a power of two
 constexpr int64_t kFlush = 32;  // steps summed in working precision before they are added to the double sums
 
 // Everything that is written is dense: [outer, time, inner], [outer, inner].

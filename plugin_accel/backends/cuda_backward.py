@@ -67,9 +67,9 @@ def backward(
     by_column = any(want and v.walk != (0, 0) for v, want in zip(views, summed, strict=True))
     slots = [(slot, i) for slot, i in enumerate(fixed.slots) if i is not None and summed[i]]
 
-    streams = [row(saved.x, x_dtype), row(kept, dtype)]
+    x_row, kept_row = row(saved.x, x_dtype), row(kept, dtype)
     first = [state(s) for s in saved.first]
-    incoming = [row(dspike_dv, dtype), row(grads.out, fixed.out), row(grads.kept, dtype)]
+    slope, g_out, g_kept = row(dspike_dv, dtype), row(grads.out, fixed.out), row(grads.kept, dtype)
     g_records = [row(g, dtype) for g in grads.records]
     g_last = [state(g) for g in grads.last]
     g_mean = None if grads.mean is None else grads.mean.to(fixed.out)
@@ -93,10 +93,13 @@ def backward(
         layout,
         config,
         [(0, 0, 0) if i is None else views[i].argument for i in fixed.slots],
-        *streams,
+        x_row,
+        kept_row,
         first,
         config.packed_surrogate[1:] if surrogate else _NO_SURROGATE,
-        *incoming,
+        slope,
+        g_out,
+        g_kept,
         g_records,
         g_last,
         cc.address(g_mean),

@@ -57,7 +57,7 @@ class ParamView:
 
     @property
     def argument(self) -> tuple[int, int, int]:
-        """(address, outer stride, inner stride)"""
+        """Address, outer stride, inner stride."""
         return (self.keep.data_ptr(), *self.walk)
 
     def gradient(self) -> Tensor:
@@ -165,4 +165,3 @@ def pack_reduce(rows: int, n: int, divisor: float, pairs: Sequence[tuple[int, in
     """A ReduceCall of (from, to) addresses."""
     missing = [0] * (MAX_REDUCTIONS - len(pairs))
     return _REDUCE.pack(rows, n, divisor, *[f for f, _ in pairs], *missing, *[t for _, t in pairs], *missing)
-

@@ -78,8 +78,8 @@ def architectures() -> frozenset[int]:
     """Compute capabilities that NVRTC compiles for, 90 for sm_90."""
     from cuda.bindings import nvrtc
 
-    code, count = nvrtc.nvrtcGetNumSupportedArchs()
-    code, found = nvrtc.nvrtcGetSupportedArchs()
+    _, count = nvrtc.nvrtcGetNumSupportedArchs()
+    _, found = nvrtc.nvrtcGetSupportedArchs()
     return frozenset(found[:count])
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from plugin_accel.backends import cuda_compile
+from plugin_accel.backends import cuda_cache, cuda_compile
 from plugin_accel.backends.cuda_source import KERNEL, Source
 from plugin_accel.errors import BackendError
 
@@ -82,7 +82,7 @@ class Gpu:
         """NVRTC and the GPUs."""
         found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         gpus = ", ".join(f"{p.name} (sm_{p.major}{p.minor})" for p in found)
-        return f"{gpus}; {cuda_compile.version()}; kernels in {cuda_compile.cuda_cache.folder() or 'memory alone'}"
+        return f"{gpus}; {cuda_compile.version()}; kernels in {cuda_cache.folder() or 'memory alone'}"
 
     def threads(self, index: int) -> int:
         """Four blocks of 128 for every multiprocessor."""
@@ -135,7 +135,8 @@ def _checked(result: tuple[Any, ...], source: Source) -> Any:
 
 
 def _index(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
+    given: int | None = device.index
+    return torch.cuda.current_device() if given is None else given
 
 
 def _number(capability: tuple[int, int]) -> int:

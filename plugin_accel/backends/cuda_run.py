@@ -1,4 +1,4 @@
-"""Kernels of the `cuda` backend by source and device, how a call is spread over threads, and the second pass of sums."""
+"""Kernels of the `cuda` backend by source and device, how a call is spread over threads, the second pass of sums."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def static(neuron: Neuron, config: Config, dtype: torch.dtype) -> Static:
     """Of a neuron that computes in `dtype`."""
     names = neuron.params(config)
     slots = tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
-    step = Step(
-        neuron.index, config.packed_variant, dtype is torch.float64, len(neuron.states(config)), len(slots)
-    )
+    step = Step(neuron.index, config.packed_variant, dtype is torch.float64, len(neuron.states(config)), len(slots))
     # the hosts' spikes are fp32 whatever the input
     return Static(step, slots, torch.float32 if config.spiking else dtype, bool(config.packed_flags[1]))
 
@@ -46,8 +44,9 @@ class Runner:
 
     def index(self, device: torch.device) -> int:
         """Number of a device among its kind."""
-        if device.index is not None:
-            return device.index
+        given: int | None = device.index
+        if given is not None:
+            return given
         return torch.cuda.current_device() if device.type == "cuda" else 0
 
     def kernel(self, source: Source, index: int) -> Launch:
@@ -83,7 +82,14 @@ class Runner:
         return 4 if cc.aligned(rows, 4) else 1
 
     def reduce(
-        self, kind: str, rows: int, n: int, divisor: float, pairs: Sequence[tuple[int, int]], to: torch.dtype, index: int
+        self,
+        kind: str,
+        rows: int,
+        n: int,
+        divisor: float,
+        pairs: Sequence[tuple[int, int]],
+        to: torch.dtype,
+        index: int,
     ) -> None:
         """Second pass of sums over [rows, n]: over n ("rows") or over the rows ("columns"), one for each pair."""
         if not pairs or (n if kind == "columns" else rows) == 0:

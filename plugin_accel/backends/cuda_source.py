@@ -118,10 +118,12 @@ class Forward(Source):
 
     @property
     def call(self) -> str:
+        """See `Source`."""
         return "ForwardCall<Step>"
 
     @property
     def body(self) -> str:
+        """See `Source`."""
         # steps whose input is on its way at once: more where a thread has little else to wait with
         ahead = 16 if self.width == 1 else 4
         return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.width}, {ahead}>"
@@ -151,15 +153,18 @@ class Backward(Source):
 
     @property
     def call(self) -> str:
+        """See `Source`."""
         return "BackwardCall<Step>"
 
     @property
     def blocks(self) -> int:
+        """See `Source`."""
         assert self.step is not None
         return 2 if self.step.fp64 or self.mask.bit_count() > 3 else 3
 
     @property
     def body(self) -> str:
+        """See `Source`."""
         surrogate = "".join(part.title() for part in self.surrogate.split("_")) if self.surrogate else "Precomputed"
         return (
             f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, "
@@ -176,8 +181,10 @@ class Reduce(Source):
 
     @property
     def call(self) -> str:
+        """See `Source`."""
         return "ReduceCall"
 
     @property
     def body(self) -> str:
+        """See `Source`."""
         return f"reduce_{self.kind}<{_TYPES[self.to]}>"

@@ -1,8 +1,8 @@
 """Numbers of a layer as 0-d tensors beside its data, wherever that is.
 
-torch lets a 0-d tensor on the CPU meet data on a GPU; kernels read it from the GPU's own memory. What has no gradient is
-copied there once for each value: a copy at every call would cost more than a short sequence, and no CUDA graph could hold
-it.
+torch lets a 0-d tensor on the CPU meet data on a GPU; kernels read it from the GPU's own memory. What has no gradient
+is copied there once for each value: a copy at every call would cost more than a short sequence, and no CUDA graph could
+hold it.
 """
 
 from __future__ import annotations

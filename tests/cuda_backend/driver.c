@@ -21,7 +21,8 @@ int cuGetErrorName(int code, const char** to) {
   *to = "CUDA_ERROR_STUB";
   return 0;
 }
-int cuLibraryLoadData(void** library, const void* code, void* o, void** v, unsigned n, void* lo, void** lv, unsigned ln) {
+int cuLibraryLoadData(void** library, const void* code, void* o, void** v, unsigned n, void* lo, void** lv,
+                      unsigned ln) {
   SAY("load %02x%.3s %u %u\n", *(const unsigned char*)code, (const char*)code + 1, n, ln);
   *library = (void*)0x10;
   return failing;
@@ -35,8 +36,8 @@ int cuKernelGetFunction(void** function, void* kernel) {
   *function = kernel == (void*)0x20 ? (void*)0x30 : NULL;
   return 0;
 }
-int cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                   void* stream, void** arguments, void** extra) {
+int cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void* stream, void** arguments, void** extra) {
   int64_t first[3];
   memcpy(first, arguments[0], sizeof first);
   SAY("launch %p %u %u %u %u %u %u %u %p %lld %lld %g %p\n", f, gx, gy, gz, bx, by, bz, shared, stream,

@@ -78,8 +78,6 @@ class EmulatedDevice:
 
         def launch(grid: tuple[int, int], block: int, call: bytes) -> None:
             assert len(call) == size, f"{source.call}: {size} bytes, packed {len(call)}"
-            loaded.launch(
-                ctypes.c_int64(grid[0]), ctypes.c_int64(grid[1]), ctypes.c_uint(block), ctypes.c_char_p(call)
-            )
+            loaded.launch(ctypes.c_int64(grid[0]), ctypes.c_int64(grid[1]), ctypes.c_uint(block), ctypes.c_char_p(call))
 
         return launch

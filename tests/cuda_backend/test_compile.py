@@ -56,7 +56,7 @@ def test_every_neuron_has_a_step() -> None:
 
 def test_a_kernel_that_does_not_compile_says_where() -> None:
     source = heaviest(*STEPS[0])
-    with pytest.raises(BackendError, match="sm_1: expected to compile|expected to compile for sm_1"):
+    with pytest.raises(BackendError, match="expected to compile for sm_1"):
         cuda_compile.compile_source(source, "sm_1")
 
 

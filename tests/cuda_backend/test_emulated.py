@@ -70,7 +70,9 @@ def compare(
     if x is None:
         x = torch.randn(shape, dtype=dtype) * 1.5 + 0.3
     first = [torch.randn(*batch, *neurons, dtype=dtype) for _ in neuron.states(config)]
-    first = [s.abs() if n == "b" else s for n, s in zip(neuron.states(config), first, strict=True)]  # thresholds above 0
+    first = [
+        s.abs() if n == "b" else s for n, s in zip(neuron.states(config), first, strict=True)
+    ]  # thresholds above 0
     params = [param(n, None if n == "tau" else per, batch, neurons, dtype) for n in neuron.params(config)]
     options = {"record": record, "learn": learn, "summed": summed, "surrogate_fn": surrogate_fn}
     wanted = results(neuron, cpu.BACKEND, config, x, first, params, **options)  # type: ignore[arg-type]

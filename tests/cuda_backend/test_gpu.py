@@ -1,5 +1,7 @@
-"""On a GPU: the kernels against the `cpu` backend bit for bit, the layers against their hosts on the GPU, and the rest
-that only a GPU shows: streams, graphs, no waiting, sizes beyond 32 bits."""
+"""On a GPU: the kernels against the `cpu` backend bit for bit, the layers against their hosts on the GPU.
+
+And the rest that only a GPU shows: streams, graphs, no waiting, sizes beyond 32 bits.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def test_double(case: Case) -> None:
 
 HOSTS = {
     "LIF": (lambda: sl.LIF(tau_mem=20.0, tau_syn=5.0, min_v_mem=-1.0), (4, 50, 7)),
-    "IAF": (lambda: sl.IAF(), (4, 50, 7)),
+    "IAF": (sl.IAF, (4, 50, 7)),
     "ALIF": (lambda: sl.ALIF(tau_mem=20.0, tau_adapt=10.0), (4, 50, 7)),
     "ExpLeak": (lambda: sl.ExpLeak(tau_mem=20.0), (4, 50, 7)),
     "Leaky": (lambda: snn.Leaky(beta=0.9, init_hidden=True), (4, 7)),
@@ -101,7 +103,9 @@ def test_autocast() -> None:
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    return plugin_accel.convert(nn.Sequential(nn.Linear(32, 64), sl.IAF(), nn.Linear(64, 10), sl.LIF(tau_mem=20.0))).cuda()
+    return plugin_accel.convert(
+        nn.Sequential(nn.Linear(32, 64), sl.IAF(), nn.Linear(64, 10), sl.LIF(tau_mem=20.0))
+    ).cuda()
 
 
 def train_step(model: nn.Module, x: Tensor) -> Tensor:
