@@ -91,17 +91,17 @@ class CudaBackend:
         layout = layout_of(x, config.time_dim)
         x, x_rows = layout.readable(x)
         first = [layout.state(s) for s in first]
-        views = [cc.ParamView(p, layout) for p in params]
+        views, arguments = cc.view_params(params, layout)
         out = cc.empty(layout, x, fixed.out)
         kept = cc.empty(layout, x, dtype) if keep else None
         records = tuple([cc.empty(layout, x, dtype) for _ in first]) if record else ()
         last = tuple([cc.empty_state(layout, x, dtype) for _ in first])
         mean = torch.empty((), dtype=fixed.out, device=x.device) if neuron.averages else None
         x_row = (x.data_ptr(), *x_rows)
-        size = dtype.itemsize
-        states = [((s.data_ptr(), 0, 0, 1), size) for s in first]
-        shared = all(v.walk == (0, 0) for v in views) and dtype is torch.float32
-        width = runner.width(layout, shared, [(x_row, x.element_size()), *states], index)
+        width = 1
+        if dtype is torch.float32 and views.count(None) == len(views) and runner.fills(layout, 4, index):
+            states = [((s.data_ptr(), 0, 0, 1), dtype.itemsize) for s in first]
+            width = 4 if cc.aligned([(x_row, x.element_size()), *states], 4) else 1
         columns = layout.sizes[0] * layout.sizes[2]
         block = runner.block(columns, width, index)
         blocks = -(-columns // (width * block))
@@ -109,7 +109,7 @@ class CudaBackend:
         call = cc.pack_forward(
             layout,
             config,
-            [(0, 0, 0) if i is None else views[i].argument for i in fixed.slots],
+            [(0, 0, 0) if i is None else arguments[i] for i in fixed.slots],
             x_row,
             [s.data_ptr() for s in first],
             out.data_ptr(),

@@ -39,7 +39,7 @@ def backward(
     def row(t: Tensor | None, of: torch.dtype) -> cc.Row:
         if t is None:
             return cc.ABSENT
-        t, strides = layout.readable(t.to(of))
+        t, strides = layout.readable(t if t.dtype is of else t.to(of))
         held.append(t)
         rows.append(((t.data_ptr(), *strides), of.itemsize))
         return rows[-1][0]
@@ -47,12 +47,12 @@ def backward(
     def state(t: Tensor | None) -> int:
         if t is None:
             return 0
-        t = layout.state(t.to(dtype))
+        t = layout.state(t if t.dtype is dtype else t.to(dtype))
         held.append(t)
         rows.append(((t.data_ptr(), 0, 0, 1), dtype.itemsize))
         return t.data_ptr()
 
-    views = [cc.ParamView(p, layout) for p in saved.params]
+    views, arguments = cc.view_params(saved.params, layout)
     names = neuron.params(config)
     alike = [want and n in neuron.summed_inputs for n, want in zip(names, wanted.params, strict=True)]
     summed = [want and not same for want, same in zip(wanted.params, alike, strict=True)]
@@ -63,8 +63,11 @@ def backward(
     elif wanted.x or any(alike):
         g_x = cc.empty(layout, kept, x_dtype)
     g_first = tuple([cc.empty_state(layout, kept, dtype) if want else None for want in wanted.first])
-    g_params = [v.gradient() if want else None for v, want in zip(views, summed, strict=True)]
-    by_column = any(want and v.walk != (0, 0) for v, want in zip(views, summed, strict=True))
+    g_params = [
+        None if not want else torch.empty_like(p) if v is None else v.gradient()
+        for p, v, want in zip(saved.params, views, summed, strict=True)
+    ]
+    by_column = any(want and v is not None for v, want in zip(views, summed, strict=True))
     slots = [(slot, i) for slot, i in enumerate(fixed.slots) if i is not None and summed[i]]
 
     x_row, kept_row = row(saved.x, x_dtype), row(kept, dtype)
@@ -74,8 +77,8 @@ def backward(
     g_last = [state(g) for g in grads.last]
     g_mean = None if grads.mean is None else grads.mean.to(fixed.out)
 
-    shared = all(v.walk == (0, 0) for v in views) and dtype is torch.float32 and not (replays or wanted.summed)
-    width = runner.width(layout, shared, rows, index)
+    single = views.count(None) == len(views) and dtype is torch.float32 and not (replays or wanted.summed)
+    width = 4 if single and runner.fills(layout, 4, index) and cc.aligned(rows, 4) else 1
     block = runner.block(columns, width, index)
     blocks = -(-columns // (width * block))
     each = columns if by_column else blocks
@@ -92,7 +95,7 @@ def backward(
     call = cc.pack_backward(
         layout,
         config,
-        [(0, 0, 0) if i is None else views[i].argument for i in fixed.slots],
+        [(0, 0, 0) if i is None else arguments[i] for i in fixed.slots],
         x_row,
         kept_row,
         first,
@@ -127,7 +130,7 @@ def backward(
         g_x,
         g_first,
         tuple(
-            g_x if same else None if g is None else v.finished(g)
+            g_x if same else g if g is None or v is None else v.finished(g)
             for g, v, same in zip(g_params, views, alike, strict=True)
         ),
     )
@@ -136,7 +139,7 @@ def backward(
 def _finish(
     runner: Runner,
     index: int,
-    views: Sequence[cc.ParamView],
+    views: Sequence[cc.ParamView | None],
     g_params: Sequence[Tensor | None],
     slots: Sequence[tuple[int, int]],
     sums: Sequence[int],
@@ -153,12 +156,14 @@ def _finish(
         assert gradient is not None
         if not by_column:
             shape = ("rows", 1, blocks)
+        elif view is None:
+            shape = ("rows", 1, outer * inner)
         elif view.by_outer and view.by_inner:
             shape = ("columns", 1, outer * inner)
         elif view.by_inner:
             shape = ("columns", outer, inner)
         else:
-            shape = ("rows", outer, inner) if view.by_outer else ("rows", 1, outer * inner)
+            shape = ("rows", outer, inner)
         groups.setdefault(shape, []).append((sums[slot], gradient.data_ptr()))
     for (kind, rows, n), pairs in groups.items():
         runner.reduce(kind, rows, n, 1.0, pairs, dtype, index)

@@ -21,19 +21,12 @@ MAX_REDUCTIONS = 16
 
 
 class ParamView:
-    """A parameter as a kernel reads it, and the shape in which its gradient comes back."""
+    """A parameter of several values as a kernel reads it, and the shape in which its gradient comes back."""
 
-    __slots__ = ("by_inner", "by_outer", "keep", "shape", "strides", "target", "walk")
+    __slots__ = ("argument", "by_inner", "by_outer", "keep", "shape", "strides", "target")
 
     def __init__(self, p: Tensor, layout: Layout) -> None:
         self.target = p.shape
-        self.by_outer = self.by_inner = False
-        self.shape: tuple[int, ...] = tuple(p.shape)
-        self.strides: tuple[int, ...] | None = None
-        self.walk = (0, 0)
-        self.keep = p
-        if p.numel() == 1:
-            return
         try:
             full = p.detach().expand(layout.state_shape)
         except RuntimeError:
@@ -44,21 +37,17 @@ class ParamView:
         k = layout.outer_dims
         self.by_outer = any(s != 0 and n != 1 for s, n in zip(full.stride()[:k], full.shape[:k], strict=True))
         self.by_inner = any(s != 0 and n != 1 for s, n in zip(full.stride()[k:], full.shape[k:], strict=True))
+        self.strides: tuple[int, ...] | None = None
         if not self.by_inner:
-            self.shape = (*full.shape[:k], *(1,) * (full.dim() - k))
+            self.shape: tuple[int, ...] = (*full.shape[:k], *(1,) * (full.dim() - k))
             self.keep = full[(slice(None),) * k + (slice(0, 1),) * (full.dim() - k)].reshape(-1).contiguous()
-            self.walk = (1, 0)
+            self.argument = (self.keep.data_ptr(), 1, 0)
             return
         self.shape = tuple(full.shape) if self.by_outer else (1,) * k + tuple(full.shape[k:])
         self.strides = layout.state_strides
         self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype, device=p.device)
         self.keep.copy_(full if self.by_outer else full[(slice(0, 1),) * k])
-        self.walk = (layout.sizes[2] if self.by_outer else 0, 1)
-
-    @property
-    def argument(self) -> tuple[int, int, int]:
-        """Address, outer stride, inner stride."""
-        return (self.keep.data_ptr(), *self.walk)
+        self.argument = (self.keep.data_ptr(), layout.sizes[2] if self.by_outer else 0, 1)
 
     def gradient(self) -> Tensor:
         """Uninitialised memory for the gradient."""
@@ -69,6 +58,12 @@ class ParamView:
     def finished(self, gradient: Tensor) -> Tensor:
         """A gradient in the parameter's own shape."""
         return gradient if gradient.shape == self.target else gradient.sum_to_size(self.target)
+
+
+def view_params(params: Sequence[Tensor], layout: Layout) -> tuple[list[ParamView | None], list[tuple[int, int, int]]]:
+    """Views of the parameters, None of a single value; and of each (address, outer stride, inner stride)."""
+    views = [None if p.numel() == 1 else ParamView(p, layout) for p in params]
+    return views, [(p.data_ptr(), 0, 0) if v is None else v.argument for p, v in zip(params, views, strict=True)]
 
 
 def address(t: Tensor | None) -> int:

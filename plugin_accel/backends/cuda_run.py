@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -67,19 +67,10 @@ class Runner:
             block //= 2
         return block
 
-    def width(self, layout: Layout, shared: bool, rows: Iterable[tuple[cc.Row, int]], index: int) -> int:
-        """Columns of a thread: 4, read at once, where there are enough for many threads all the same.
-
-        Args:
-            layout: Of the call.
-            shared: Whether all parameters are single values.
-            rows: What the kernel reads, with the bytes of an element.
-            index: Number of the device.
-        """
+    def fills(self, layout: Layout, width: int, index: int) -> bool:
+        """Whether threads that take `width` neighbouring columns each are still enough to fill the device."""
         outer, _, inner = layout.sizes
-        if not shared or inner % 4 or outer * inner < 4 * self.device.threads(index):
-            return 1
-        return 4 if cc.aligned(rows, 4) else 1
+        return inner % width == 0 and outer * inner >= width * self.device.threads(index)
 
     def reduce(
         self,
