@@ -26,15 +26,15 @@ struct Reads {
 };
 
 template <class Step, bool Keep, class X, int V, int U, class R = typename Step::Real>
-PA_HD void replay_chunk(const Chunk<X, V, U>& x, const Chunk<R, V, U>& kept, int64_t first, int64_t time, const R* q,
-                        const Flags& f, R (&s)[V][Step::kStates], R (*before)[V][Step::kStates] = nullptr) {
+PA_HD void replay_chunk(const Chunk<X, V, U>& x, const Chunk<R, V, U>& kept, int count, const R* q, const Flags& f,
+                        R (&s)[V][Step::kStates], R (*before)[V][Step::kStates] = nullptr) {
 #pragma unroll
   for (int u = 0; u < U; ++u) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
 #pragma unroll
       for (int k = 0; Keep && k < Step::kStates; ++k) before[u][v][k] = s[v][k];
-      if (first + u >= time) continue;
+      if (u >= count) continue;
       R i;
       convert(x.row[u].v[v], i);
       Step::replay(s[v], i, kept.row[u].v[v], q, f);
@@ -49,17 +49,19 @@ PA_HD void leave_states(const BackwardCall<Step>& c, const Lane& where, const In
   const int64_t columns = c.outer * c.inner;
   R s[V][Step::kStates];
   load_states<Step::kStates, V>(c.first, where, s);
-  Chunk<X, V, U> next_x;
-  Chunk<R, V, U> next_kept;
-  next_x.read(x, 0, c.time);
-  next_kept.read(kept, 0, c.time);
+  Chunk<X, V, U> next_x = {};
+  Chunk<R, V, U> next_kept = {};
+  int count = count_of<U>(0, c.time);
+  next_x.read(x, 0, count);
+  next_kept.read(kept, 0, count);
   int64_t at = where.column;
   for (int64_t first = 0; first + U < c.time; first += U) {
     const Chunk<X, V, U> now_x = next_x;
     const Chunk<R, V, U> now_kept = next_kept;
-    next_x.read(x, first + U, c.time);
-    next_kept.read(kept, first + U, c.time);
-    replay_chunk<Step, false>(now_x, now_kept, first, c.time, q, f, s);
+    count = count_of<U>(first + U, c.time);
+    next_x.read(x, first + U, count);
+    next_kept.read(kept, first + U, count);
+    replay_chunk<Step, false>(now_x, now_kept, U, q, f, s);
 #pragma unroll
     for (int k = 0; k < Step::kStates; ++k) {
       Pack<R, V> p;

@@ -34,16 +34,21 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
     if (where.active) leave_states<Step, X, V, U>(c, where, x, kept, q);
   }
 
+  const bool dense = c.g_x && !c.constant_x;
+  bool seldom = g_kept.base;  // incoming gradients that few networks have
+#pragma unroll
+  for (int k = 0; k < S; ++k) seldom = seldom || c.g_record[k].data;
   const int64_t chunks = (time + U - 1) / U;
   Chunk<R, V, U> next_kept = {}, next_dspike = {};
   Chunk<O, V, U> next_g = {};
   Chunk<X, V, U> next_x = {};
   const auto fetch = [&](int64_t chunk) {
     if (chunk < 0) return;
-    next_kept.read(kept, chunk * U, time);
-    next_g.read(g_out, chunk * U, time);
-    if (kGiven) next_dspike.read(dspike, chunk * U, time);
-    if (Reading::kInput) next_x.read(x, chunk * U, time);
+    const int count = count_of<U>(chunk * U, time);
+    next_kept.read(kept, chunk * U, count);
+    next_g.read(g_out, chunk * U, count);
+    if (kGiven) next_dspike.read(dspike, chunk * U, count);
+    if (Reading::kInput) next_x.read(x, chunk * U, count);
   };
   fetch(chunks - 1);
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
@@ -51,25 +56,29 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
     const Chunk<O, V, U> now_g = next_g;
     const Chunk<X, V, U> now_x = next_x;
     fetch(chunk - 1);
+    const int64_t at = (where.outer * c.time + chunk * U) * c.inner + where.inner;
     const int64_t first = chunk * U;
+    const int count = count_of<U>(first, time);
     if constexpr (Reading::kReplays) {
       R s[V][S];
       fetch_states<Step, V>(c, where, chunk, s);
-      replay_chunk<Step, true>(now_x, now_kept, first, time, q, f, s, before);
+      replay_chunk<Step, true>(now_x, now_kept, count, q, f, s, before);
     }
 #pragma unroll
     for (int u = U - 1; u >= 0; --u) {
-      const int64_t t = first + u;
-      if (t >= time) continue;
+      if (u >= count) continue;
+      Pack<R, V> to_kept = {};
+      if (seldom) {
+        if (g_kept.base) to_kept = load<V>(g_kept.base + (first + u) * g_kept.time);
 #pragma unroll
-      for (int k = 0; k < S; ++k) {
-        const Stream& record = c.g_record[k];
-        if (!record.data) continue;
-        const Pack<R, V> more = load<R, V>(in<R>(record, where), t);
+        for (int k = 0; k < S; ++k) {
+          const In<R> record = in<R>(c.g_record[k], where);
+          if (!record.base) continue;
+          const Pack<R, V> more = load<V>(record.base + (first + u) * record.time);
 #pragma unroll
-        for (int v = 0; v < V; ++v) g[v][k] += more.v[v];
+          for (int v = 0; v < V; ++v) g[v][k] += more.v[v];
+        }
       }
-      const Pack<R, V> to_kept = load<R, V>(g_kept, t);
       Pack<X, V> to_x;
 #pragma unroll
       for (int v = 0; v < V; ++v) {
@@ -79,7 +88,7 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
         if constexpr (Reading::kBefore) {
           R out, unclamped;
           s[0] = Step::settle(u ? now_kept.row[u ? u - 1 : 0].v[v] : next_kept.row[U - 1].v[v], q, f, out, unclamped);
-          if (t == 0) s[0] = begin[v][0];
+          if (u == 0 && chunk == 0) s[0] = begin[v][0];
         }
         if (kSpikes && !kGiven) {
           const R th = Step::threshold(s, q, f);
@@ -97,7 +106,7 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
         if (V == 1) input.part += y;
         convert(y, to_x.v[v]);
       }
-      if (c.g_x && !c.constant_x) store(to_x, c.g_x, (where.outer * c.time + t) * c.inner + where.inner);
+      if (dense) store(to_x, c.g_x, at + u * c.inner);
     }
     if (V > 1 || first % kFlush == 0) {
 #pragma unroll

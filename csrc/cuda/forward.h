@@ -15,14 +15,16 @@ PA_HD void forward_columns(const ForwardCall<Step>& c) {
   double sum = 0.0;
   const In<X> x = in<X>(c.x, where);
   int64_t at = where.outer * c.time * c.inner + where.inner;
-  Chunk<X, V, U> next;
-  next.read(x, 0, time);
+  const bool record = c.record[0] != nullptr;  // all or none
+  Chunk<X, V, U> next = {};
+  next.read(x, 0, count_of<U>(0, time));
   for (int64_t first = 0; first < time; first += U) {
     const Chunk<X, V, U> now = next;
-    next.read(x, first + U, time);
+    const int count = count_of<U>(first, time);
+    next.read(x, first + U, count_of<U>(first + U, time));
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      if (first + u >= time) continue;
+      if (u >= count) continue;
       Pack<O, V> out;
       Pack<R, V> kept;
 #pragma unroll
@@ -35,7 +37,7 @@ PA_HD void forward_columns(const ForwardCall<Step>& c) {
       }
       store(out, c.out, at);
       if (c.kept) store(kept, c.kept, at);
-      store_states<S, V>(s, where, c.record, at);
+      if (record) store_states<S, V>(s, where, c.record, at);
       at += c.inner;
     }
     if (V > 1 || (first + U) % kFlush == 0) {

@@ -55,25 +55,15 @@ template <class T>
 struct In {
   const T* base;
   int64_t time;
-  bool spread;  // one value for the whole row
 };
 
 template <class T>
 PA_HD In<T> in(const Stream& s, const Lane& lane) {
-  return {s.data ? static_cast<const T*>(s.data) + lane.outer * s.outer + lane.inner * s.inner : nullptr, s.time,
-          s.inner == 0};
+  return {s.data ? static_cast<const T*>(s.data) + lane.outer * s.outer + lane.inner * s.inner : nullptr, s.time};
 }
 
-template <class T, int V>
-PA_HD Pack<T, V> load(const In<T>& s, int64_t t) {
-  Pack<T, V> p = {};
-  if (!s.base) return p;
-  const T* from = s.base + t * s.time;
-  if (V > 1 && s.spread) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) p.v[v] = *from;
-    return p;
-  }
+template <int V, class T>
+PA_HD Pack<T, V> load(const T* from) {
   return *reinterpret_cast<const Pack<T, V>*>(from);
 }
 
@@ -82,13 +72,26 @@ PA_HD void store(const Pack<T, V>& p, void* to, int64_t at) {
   *reinterpret_cast<Pack<T, V>*>(static_cast<T*>(to) + at) = p;
 }
 
-// U steps of a stream, all asked for at once: a step by itself would wait for memory each time.
+// How many of the U steps from `first` there are.
+template <int U>
+PA_HD int count_of(int64_t first, int64_t time) {
+  return first + U <= time ? U : first < time ? static_cast<int>(time - first) : 0;
+}
+
+// U steps of a stream, all asked for at once: a step by itself would wait for memory each time. What lies beyond the
+// last step keeps the values it had. A few instructions more for each step cost as much as the memory when a layer is
+// too small to fill the GPU, hence pointers that advance and 32-bit counts.
 template <class T, int V, int U>
 struct Chunk {
   Pack<T, V> row[U];
 
-  PA_HD void read(const In<T>& s, int64_t first, int64_t time) {
+  PA_HD void read(const In<T>& s, int64_t first, int count) {
+    if (!s.base) return;
+    const T* from = s.base + first * s.time;
 #pragma unroll
-    for (int u = 0; u < U; ++u) row[u] = first + u < time ? load<T, V>(s, first + u) : Pack<T, V>{};
+    for (int u = 0; u < U; ++u) {
+      if (u < count) row[u] = load<V>(from);
+      from += s.time;
+    }
   }
 };

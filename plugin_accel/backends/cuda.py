@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from plugin_accel.backends import cuda_backward
+from plugin_accel.backends import cuda_backward, cuda_check
 from plugin_accel.backends import cuda_call as cc
 from plugin_accel.backends.cuda_device import Device, Gpu
 from plugin_accel.backends.cuda_run import Runner, static
@@ -62,16 +62,16 @@ class CudaBackend:
             return f"{neuron} has no CUDA kernels"
         index = self._runner.index(device)
         if index not in self._failures:
-            self._failures[index] = self._device.refuses(device) or self._first_failure(index)
+            self._failures[index] = self._device.refuses(device) or self._first_failure(device, index)
         return self._failures[index]
 
-    def _first_failure(self, index: int) -> str | None:
-        """What goes wrong when the smallest kernel is compiled and loaded; None if nothing does."""
+    def _first_failure(self, device: torch.device, index: int) -> str | None:
+        """What goes wrong when a small call is compiled, launched and compared; None if nothing does."""
         try:
             self._runner.kernel(Reduce(None, "rows", torch.float32), index)
+            return cuda_check.check(self, device) if self._device.holds_data(device) else None
         except BackendError as error:
             return str(error)
-        return None
 
     def forward(
         self,

@@ -87,9 +87,9 @@ def same_rows(a: Sequence[int], b: Sequence[int], sizes: Sequence[int]) -> bool:
 
 
 def aligned(rows: Iterable[tuple[Row, int]], width: int) -> bool:
-    """Whether `width` neighbours of every (row, bytes of an element) can be read at once."""
+    """Whether `width` neighbours of every (row, bytes of an element) lie side by side and can be read at once."""
     return all(
-        inner == 0 or (at % (width * size) == 0 and outer % width == 0 and time % width == 0)
+        inner == 1 and at % (width * size) == 0 and outer % width == 0 and time % width == 0
         for (at, outer, time, inner), size in rows
     )
 

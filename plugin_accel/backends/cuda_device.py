@@ -34,6 +34,10 @@ class Device(Protocol):
         """Why kernels cannot run on one of them."""
         ...
 
+    def holds_data(self, device: torch.device) -> bool:
+        """Whether a small call can be tried on it now."""
+        ...
+
     def details(self) -> str:
         """One line about it."""
         ...
@@ -77,6 +81,10 @@ class Gpu:
         if _number(capability) not in cuda_compile.architectures():
             return f"{cuda_compile.version()} does not compile for {name}; update it: {cuda_compile.remedy()}"
         return _driver_too_old()
+
+    def holds_data(self, device: torch.device) -> bool:
+        """Not while a graph is captured: what is compared has to come back to the CPU."""
+        return not torch.cuda.is_current_stream_capturing()
 
     def details(self) -> str:
         """NVRTC and the GPUs."""

@@ -40,6 +40,9 @@ class EmulatedDevice:
     def refuses(self, device: torch.device) -> str | None:
         return None
 
+    def holds_data(self, device: torch.device) -> bool:
+        return True
+
     def details(self) -> str:
         return "emulated on the host"
 

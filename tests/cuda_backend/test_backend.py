@@ -41,6 +41,9 @@ class FakeDevice:
     def refuses(self, device: torch.device) -> str | None:
         return self.refusal
 
+    def holds_data(self, device: torch.device) -> bool:
+        return device.type != "meta"
+
     def details(self) -> str:
         return "fake"
 
@@ -97,6 +100,14 @@ def test_auto_falls_back_with_one_warning_and_a_name_raises(fake: FakeDevice, pr
         assert backends.choose(META, torch.float64, SINABS_LIF.name) is None  # the same reason: said once
     with pytest.raises(BackendError, match="the driver is too old: update it"):
         choose("fake")
+
+
+def test_a_device_that_computes_something_else_is_refused() -> None:
+    idle = FakeDevice()
+    idle.type = "cpu"  # whose kernels do nothing
+    why = CudaBackend(idle).refuses(SINABS_LIF.name, torch.device("cpu"), torch.float32)
+    assert why is not None
+    assert "expected the numbers of the cpu backend on cpu, got others" in why
 
 
 def test_refuses_what_it_has_no_kernels_for(fake: FakeDevice) -> None:

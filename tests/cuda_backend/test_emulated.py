@@ -141,6 +141,10 @@ def test_a_constant_input_has_its_gradient_summed(narrow: CudaBackend, case: Cas
     assert torch.equal(gradient(narrow), gradient(cpu.BACKEND))
 
 
+def test_the_trial_before_first_use_passes(narrow: CudaBackend) -> None:
+    assert narrow.refuses(LIF.neuron.name, torch.device("cpu"), torch.float32) is None
+
+
 def test_channels_last_is_not_copied(narrow: CudaBackend) -> None:
     x = torch.randn(2, 6, 3, 4, 5).permute(0, 1, 4, 2, 3)
     config = LIF.config
