@@ -5,6 +5,9 @@
 #   make lint       formatting, lints, types, import rules
 #   make bench      the benchmarks; results go to benchmarks/results
 #   make sanitize   the op tests on a library built with AddressSanitizer and UBSan (gcc)
+#   make gpu-check  on a machine with a GPU: build, GPU tests, compute-sanitizer, benchmarks (GPU_ARGS adds options)
+#   make kernels    compile every CUDA kernel for every architecture, without a GPU; what each needs goes to
+#                   benchmarks/results/cuda_kernels.json
 #   make clean      removes what builds and runs leave behind, not the environment
 #
 # PYTHON is the interpreter to make the environment with, VENV where it is; an existing one can be named.
@@ -20,7 +23,7 @@ READY := $(VENV)/.plugin-accel
 KERNELS := setup.py $(shell find csrc -type f)
 SANITIZED := build/sanitize
 
-.PHONY: venv demo test lint bench sanitize clean
+.PHONY: venv demo test lint bench sanitize gpu-check kernels clean
 
 venv: $(READY)
 
@@ -74,6 +77,14 @@ sanitize: $(SANITIZED)/.built
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
 	$(BIN)/python -c 'import sys; del sys.path[0]; import torch, plugin_accel._C as library, pytest; \
 	print("library under test:", library.__file__); sys.exit(pytest.main(sys.argv[1:]))' tests/ops tests/layers/test_egru_kernels.py $(PYTEST_ARGS)
+
+# In the environment that is there, since that is the one with a CUDA build of torch.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py $(GPU_ARGS)
+
+kernels: $(READY)
+	PLUGIN_ACCEL_KERNEL_TABLE=benchmarks/results/cuda_kernels.json \
+	$(BIN)/pytest -q tests/cuda_backend/test_compile.py -k every_kernel
 
 clean:
 	rm -rf build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

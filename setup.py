@@ -148,9 +148,17 @@ class Build(build):
 
 
 setup(
-    packages=[*find_packages(include=["plugin_accel", "plugin_accel.*"]), "plugin_accel_namespaces"],
-    package_dir={"plugin_accel_namespaces": "namespaces"},
-    package_data={"plugin_accel": ["py.typed", "*.pyi"], "plugin_accel_namespaces": ["**/*.py"]},
+    packages=[
+        *find_packages(include=["plugin_accel", "plugin_accel.*"]),
+        "plugin_accel.csrc",
+        "plugin_accel_namespaces",
+    ],
+    package_dir={"plugin_accel.csrc": "csrc", "plugin_accel_namespaces": "namespaces"},
+    package_data={
+        "plugin_accel": ["py.typed", "*.pyi"],
+        "plugin_accel.csrc": ["*.h", "neurons/*.h", "cuda/*.h", "cuda/std/*"],  # compiled where there is a GPU
+        "plugin_accel_namespaces": ["**/*.py"],
+    },
     ext_modules=[
         Extension(
             "plugin_accel._C",

@@ -3,32 +3,7 @@
 #include <cstddef>
 
 #include "../problem.h"
-
-enum NeuronKind {
-  kSinabsLif,
-  kSinabsAlif,
-  kSnnLeaky,
-  kSnnLapicque,
-  kSnnSynaptic,
-  kSnnAlpha,
-  kSnnParallel,
-  kNorseLif,
-  kNorseBox,
-  kNorseAdEx,
-  kNorseLsnn,
-  kNorseIzhikevich,
-  kNorseRefrac
-};
-
-// What is decided at compile time for one neuron. options, by family:
-//   sinabs    synapse (0, 1), SpikeKind, ResetKind
-//   snnTorch  SnnReset, delay (0, 1), unused
-//   Norse     NorseLifKind, NorseBoxKind, or detached (0, 1) of LSNN and LIFRefrac; unused
-struct Variant {
-  int neuron;
-  bool fp64;
-  int options[3];
-};
+#include "../variant.h"
 
 struct TileIndex {
   int64_t first_outer, first_inner;
@@ -45,9 +20,6 @@ struct Kernels {
 };
 
 constexpr int kTileColumns = 512;
-
-// Which parameters' gradients a backward kernel sums: none, the decays (a step's first parameters), all.
-enum Sums { kNoSums = 0, kDecaySums = 1, kAllSums = 2 };
 
 // nullptr: no such variant
 const Kernels* find_baseline(const Variant&);

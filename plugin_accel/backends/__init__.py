@@ -130,10 +130,28 @@ def _choose(name: str, device: torch.device, dtype: torch.dtype, neuron: str) ->
                 f"backends that can: {usable or 'none'}"
             )
         return named
-    for candidate in available().values():
-        if candidate.name != "reference" and candidate.refuses(neuron, device, dtype) is None:
+    for candidate in plugins.backends().values():
+        # Its devices come first: to ask for more may load a compiler that data on the CPU has no use for.
+        if candidate.name == "reference" or device.type not in candidate.devices:
+            continue
+        if candidate.unavailable() is None and candidate.refuses(neuron, device, dtype) is None:
             return candidate
+    _say_why_none(device, dtype, neuron)
     return None
+
+
+_said: set[str] = set()
+
+
+def _say_why_none(device: torch.device, dtype: torch.dtype, neuron: str) -> None:
+    """One warning for each reason that leaves data on a GPU to the host, where there is a backend for GPUs."""
+    for name, backend in plugins.backends().items():
+        if device.type == "cpu" or name == "reference" or device.type not in backend.devices:
+            continue
+        why = backend.unavailable() or backend.refuses(neuron, device, dtype)
+        if why is not None and why not in _said:
+            _said.add(why)
+            plugins.warn(f"backend {name!r} cannot run {neuron} on {device}, the host's own forward does: {why}")
 
 
 def forget_choices() -> None:

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.hosts import sinabs_options as so
+from plugin_accel.hosts.constants import beside, constant, one
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, parameter
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuron, Result, ops, run_unchecked
@@ -25,7 +26,6 @@ from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuro
 FP32, FP64 = torch.float32, torch.float64
 LOW = (torch.float16, torch.bfloat16)
 
-_ONE = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (FP32, FP64)}
 _PLAIN = (Tensor, nn.Parameter)
 
 StateShape = tuple[int, ...]
@@ -41,13 +41,16 @@ class Call(NamedTuple):
     low_gain: Tensor | None
     """1 - alpha_mem, where the host multiplies a 16-bit input by it in 16 bits."""
     function: Callable[..., Result]
+    reads_low: bool = False
+    """The backend takes an input of 16 bits as it is."""
 
     def run(self, x: Tensor, first: Sequence[Tensor], *, keep: bool = False, record: bool = False) -> Result:
         """Run from states `first`; `x` may still have the dtype the layer was given."""
         if x.dtype is not self.dtype:
             if self.low_gain is not None and x.dtype in LOW:
                 x = self.low_gain * x
-            x = x.to(self.dtype)
+            if not (self.reads_low and x.dtype in LOW):
+                x = x.to(self.dtype)
         return self.function(self.config, x, first, keep=keep, record=record)
 
 
@@ -59,7 +62,7 @@ def as_param(value: Any, x: Tensor, dtype: torch.dtype, through: torch.dtype | N
         if through is not None:
             value = _cast(value, through)
     elif isinstance(value, (int, float)):
-        value = torch.tensor(value, dtype=through or dtype, device=x.device)
+        value = constant(value, through or dtype, x.device)
     else:
         raise Refused(f"an option is a {type(value).__name__}, neither a number nor a tensor")
     return _cast(value, dtype)
@@ -160,7 +163,7 @@ def _call(
             raise Refused(f"{neuron.params(config)[i]} is a {type(p).__name__}")
         if p.dim():
             _fits(neuron.params(config)[i], p, state_shape, dtype)
-        if p.device != device:
+        if p.device != device and (p := beside(p, device)).device != device:
             raise Refused(f"{neuron.params(config)[i]} is on {p.device}, the input on {device}")
         params.append(p if p.dtype is dtype else _cast(p, dtype))
     if compiling or _len_torch_dispatch_stack():  # a mode that watches operations must see one
@@ -171,7 +174,7 @@ def _call(
     if backend is None:
         raise Refused(f"no backend for {dtype} on {device}")
     function = partial(run_unchecked, neuron, backend, params=params, surrogate_fn=surrogate_fn, derived=derived)
-    return Call(config, neuron.states(config), dtype, low_gain, function)
+    return Call(config, neuron.states(config), dtype, low_gain, function, getattr(backend, "reads_low", False))
 
 
 def _membrane(layer: Any, x: Tensor, dtype: torch.dtype, synapse: bool) -> tuple[Decay, Tensor | None, Tensor]:
@@ -181,8 +184,8 @@ def _membrane(layer: Any, x: Tensor, dtype: torch.dtype, synapse: bool) -> tuple
     mem = decay(layer, MEM, rest=norm, in_torch=low)
     assert mem is not None
     if mem.rest is None:
-        return mem, None, _ONE[dtype]
-    return (mem, mem.rest, _ONE[dtype]) if low and mem.rest.dim() == 0 else (mem, None, mem.rest)
+        return mem, None, one(dtype, x.device)
+    return (mem, mem.rest, one(dtype, x.device)) if low and mem.rest.dim() == 0 else (mem, None, mem.rest)
 
 
 def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> Call:

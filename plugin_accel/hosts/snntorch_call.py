@@ -19,13 +19,13 @@ from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.hosts import snntorch_options as so
+from plugin_accel.hosts.constants import beside, one
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons import Neuron, ops, run_unchecked
 from plugin_accel.neurons.layout import STEP
 
 FP32, FP64 = torch.float32, torch.float64
 LOW = (torch.float16, torch.bfloat16)
-_ONE = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (FP32, FP64)}
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def as_param(name: str, p: Any, x: Tensor, dtype: torch.dtype, shape: Sequence[i
         raise Refused(f"{name} is a {type(p).__name__}")
     if p.dtype.is_complex or p.dtype is torch.bool:
         raise Refused(f"{name} is {p.dtype}")
-    if p.device != x.device:
+    if p.device != x.device and (p := beside(p, x.device)).device != x.device:
         raise Refused(f"{name} is on {p.device}, the input on {x.device}")
     if p.dim():
         if p.dtype is FP64 and (dtype is FP32 or name == "graded_spikes_factor"):
@@ -205,7 +205,7 @@ def call(
     states = first_states(layer, form.states, given, x, shape, dtype)
     before, after = form.params(layer)
     threshold = layer.threshold
-    graded = _ONE[dtype] if options.inhibition else layer.graded_spikes_factor
+    graded = one(dtype, x.device) if options.inhibition else layer.graded_spikes_factor
     names = [n for n in form.neuron.kernel_params if n != "recurrent"]
     params = [
         as_param({"graded": "graded_spikes_factor"}.get(n, n), p, x, dtype, shape)
@@ -228,6 +228,8 @@ def call(
         backend = backends.choose(x.device, dtype, form.neuron.name)
         if backend is None:
             raise Refused(f"no backend for {dtype} on {x.device}")
+        if x.dtype in LOW and getattr(backend, "reads_low", False):
+            data = x
         result = run_unchecked(form.neuron, backend, config, data, first, params, keep=keep, record=others)
     spikes = result.out
     if not options.spikes_learn and not graded.requires_grad:

@@ -58,7 +58,7 @@ class Config(ABC):
     @property
     @abstractmethod
     def packed_variant(self) -> tuple[int, int, int]:
-        """The family's three options for the kernels; see csrc/cpu/kernels.h."""
+        """The family's three options for the kernels; see csrc/variant.h."""
 
     @cached_property
     def packed_surrogate(self) -> tuple[float, ...]:

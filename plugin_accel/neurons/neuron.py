@@ -117,7 +117,7 @@ class Neuron(ABC):
 
     name: str
     index: int
-    """Number of the kernels in csrc/cpu/kernels.h."""
+    """Number of the kernels in csrc/variant.h."""
     averages: bool = False
     """Whether its host wants the mean of the output with every call."""
     threshold_learns: bool = False

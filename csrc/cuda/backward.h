@@ -1,0 +1,98 @@
+// One thread takes V neighbouring columns back through all time steps, U steps at a time. A step whose states `kept`
+// does not determine runs forward again: once through all steps, leaving the states before every chunk behind, and once
+// more within each chunk. So scratch is 1/U of the data, and what is needed of a chunk stays in registers.
+#pragma once
+
+// In place of a functor: d spike / d v comes as a tensor.
+struct Precomputed {
+  static constexpr int kKind = kPrecomputed;
+  template <class R>
+  PA_HD static void prepare(R, const R*, R&, R&) {}
+  template <class R>
+  PA_HD static R eval(R, R, const R*, R, R) {
+    return R(0);
+  }
+};
+
+// Mask: bit k stands for the gradient of the step's k-th parameter.
+template <class Step, unsigned Mask>
+struct Reads {
+  static constexpr int kWanted = Mask == 0 ? kNoSums : Mask >> Step::kDecays ? kAllSums : kDecaySums;
+  static constexpr int kSums = kWanted > Step::kMostSums ? int(Step::kMostSums) : kWanted;
+  static constexpr bool kReplays = Step::replays(kSums);
+  // the state before the step is rebuilt from `kept` of the step before
+  static constexpr bool kBefore = !kReplays && (kSums != kNoSums || Step::kReadsBefore);
+  static constexpr bool kInput = kReplays || kSums != kNoSums;
+};
+
+template <class Step, bool Keep, class X, int V, int U, class R = typename Step::Real>
+PA_HD void replay_chunk(const Chunk<X, V, U>& x, const Chunk<R, V, U>& kept, int count, const R* q, const Flags& f,
+                        R (&s)[V][Step::kStates], R (*before)[V][Step::kStates] = nullptr) {
+#pragma unroll
+  for (int u = 0; u < U; ++u) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+#pragma unroll
+      for (int k = 0; Keep && k < Step::kStates; ++k) before[u][v][k] = s[v][k];
+      if (u >= count) continue;
+      R i;
+      convert(x.row[u].v[v], i);
+      Step::replay(s[v], i, kept.row[u].v[v], q, f);
+    }
+  }
+}
+
+// Leaves the states before each chunk but the first in scratch.
+template <class Step, class X, int V, int U, class R = typename Step::Real>
+PA_HD void leave_states(const BackwardCall<Step>& c, const Lane& where, const In<X>& x, const In<R>& kept, const R* q) {
+  const Flags f = flags_of(c);
+  const int64_t columns = c.outer * c.inner;
+  R s[V][Step::kStates];
+  load_states<Step::kStates, V>(c.first, where, s);
+  Chunk<X, V, U> next_x = {};
+  Chunk<R, V, U> next_kept = {};
+  int count = count_of<U>(0, c.time);
+  next_x.read(x, 0, count);
+  next_kept.read(kept, 0, count);
+  int64_t at = where.column;
+  for (int64_t first = 0; first + U < c.time; first += U) {
+    const Chunk<X, V, U> now_x = next_x;
+    const Chunk<R, V, U> now_kept = next_kept;
+    count = count_of<U>(first + U, c.time);
+    next_x.read(x, first + U, count);
+    next_kept.read(kept, first + U, count);
+    replay_chunk<Step, false>(now_x, now_kept, U, q, f, s);
+#pragma unroll
+    for (int k = 0; k < Step::kStates; ++k) {
+      Pack<R, V> p;
+#pragma unroll
+      for (int v = 0; v < V; ++v) p.v[v] = s[v][k];
+      store(p, c.scratch, at);
+      at += columns;
+    }
+  }
+}
+
+template <class Step, int V, class R = typename Step::Real>
+PA_HD void fetch_states(const BackwardCall<Step>& c, const Lane& where, int64_t chunk, R (&s)[V][Step::kStates]) {
+  if (chunk == 0) return load_states<Step::kStates, V>(c.first, where, s);
+  const int64_t columns = c.outer * c.inner;
+  const R* from = static_cast<const R*>(c.scratch) + (chunk - 1) * Step::kStates * columns + where.column;
+#pragma unroll
+  for (int k = 0; k < Step::kStates; ++k) {
+    const Pack<R, V> p = *reinterpret_cast<const Pack<R, V>*>(from + k * columns);
+#pragma unroll
+    for (int v = 0; v < V; ++v) s[v][k] = p.v[v];
+  }
+}
+
+// Sums over time: in working precision for kFlush steps, then in double.
+template <class R>
+struct Sum {
+  R part;
+  double total;
+  PA_HD void flush() {
+    total += static_cast<double>(part);
+    part = R(0);
+  }
+};

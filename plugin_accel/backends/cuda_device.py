@@ -1,0 +1,173 @@
+"""The GPU as the backend sees it: what is missing, how large it is, and how a kernel is loaded and launched."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+
+from plugin_accel.backends import cuda_cache, cuda_compile
+from plugin_accel.backends.cuda_source import KERNEL, Source
+from plugin_accel.errors import BackendError
+
+Launch = Callable[[tuple[int, int], int, bytes], None]
+"""(grid, threads of a block, packed argument) on the current stream of the device it was loaded for."""
+
+OLDEST = (7, 5)
+
+
+class Device(Protocol):
+    """What runs kernels: a GPU, or what the tests put in its place."""
+
+    type: str
+    """Of torch's devices."""
+
+    def unavailable(self) -> str | None:
+        """Why there is none; None if there is one."""
+        ...
+
+    def refuses(self, device: torch.device) -> str | None:
+        """Why kernels cannot run on one of them."""
+        ...
+
+    def holds_data(self, device: torch.device) -> bool:
+        """Whether a small call can be tried on it now."""
+        ...
+
+    def details(self) -> str:
+        """One line about it."""
+        ...
+
+    def threads(self, index: int) -> int:
+        """How many threads fill it."""
+        ...
+
+    def load(self, source: Source, index: int) -> Launch:
+        """A kernel that is ready to be launched.
+
+        Raises:
+            BackendError: it cannot be compiled or loaded.
+        """
+        ...
+
+
+class Gpu:
+    """torch's CUDA devices, by NVRTC and the driver. Nothing here waits for the GPU."""
+
+    type = "cuda"
+
+    def unavailable(self) -> str | None:
+        """Why there is no GPU that kernels can be compiled for."""
+        if torch.version.cuda is None:
+            return f"torch {torch.__version__} is built without CUDA: install a CUDA build, see https://pytorch.org"
+        missing = cuda_compile.missing()
+        if missing is not None:
+            return missing
+        if not torch.cuda.is_available():
+            return "torch.cuda.is_available() is False: nvidia-smi must list a GPU, with a driver for this torch"
+        return None
+
+    def refuses(self, device: torch.device) -> str | None:
+        """Why kernels cannot run on this device, as far as that is known before one is compiled."""
+        index = _index(device)
+        capability = torch.cuda.get_device_capability(index)
+        name = f"{torch.cuda.get_device_name(index)} (sm_{_number(capability)})"
+        if capability < OLDEST:
+            return f"{name} is older than sm_{_number(OLDEST)}"
+        if _number(capability) not in cuda_compile.architectures():
+            return f"{cuda_compile.version()} does not compile for {name}; update it: {cuda_compile.remedy()}"
+        return _driver_too_old()
+
+    def holds_data(self, device: torch.device) -> bool:
+        """Not while a graph is captured: what is compared has to come back to the CPU."""
+        return not torch.cuda.is_current_stream_capturing()
+
+    def details(self) -> str:
+        """NVRTC and the GPUs."""
+        found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        gpus = ", ".join(f"{p.name} (sm_{p.major}{p.minor})" for p in found)
+        return f"{gpus}; {cuda_compile.version()}; kernels in {cuda_cache.folder() or 'memory alone'}"
+
+    def threads(self, index: int) -> int:
+        """Four blocks of 128 for every multiprocessor."""
+        return _multiprocessors(index) * 512
+
+    def load(self, source: Source, index: int) -> Launch:
+        """Compile or fetch a kernel, and load it; the library is not bound to a context, nor to one device."""
+        from cuda.bindings import driver
+
+        capability = torch.cuda.get_device_capability(index)
+        image = cuda_compile.cubin(source, f"sm_{_number(capability)}")
+        with torch.cuda.device(index):
+            library = _checked(driver.cuLibraryLoadData(image, [], [], 0, [], [], 0), source)
+            kernel = _checked(driver.cuLibraryGetKernel(library, KERNEL.encode()), source)
+            function = _checked(driver.cuKernelGetFunction(kernel), source)
+        return _Launcher(driver, function, library, index, source)
+
+
+class _Launcher:
+    """A kernel on one device."""
+
+    def __init__(self, driver: Any, function: Any, library: Any, index: int, source: Source) -> None:
+        self._launch, self._function, self._library = driver.cuLaunchKernel, function, library
+        self._index, self._source = index, source
+
+    def __call__(self, grid: tuple[int, int], block: int, call: bytes) -> None:
+        argument = ctypes.create_string_buffer(call, len(call))  # the driver copies it before it returns
+        arguments = ctypes.c_void_p(ctypes.addressof(argument))
+        stream = torch._C._cuda_getCurrentRawStream(self._index)
+        elsewhere = torch.cuda.current_device() != self._index
+        with torch.cuda.device(self._index) if elsewhere else nullcontext():
+            (code,) = self._launch(
+                self._function, grid[0], grid[1], 1, block, 1, 1, 0, stream, ctypes.addressof(arguments), 0
+            )
+        if int(code):
+            raise BackendError(
+                f"CUDA kernel {self._source.body}: expected a launch of {grid[0]} x {grid[1]} blocks, got {code!s}; "
+                "an earlier kernel may have failed: set CUDA_LAUNCH_BLOCKING=1 to find it"
+            )
+
+
+def _checked(result: tuple[Any, ...], source: Source) -> Any:
+    code, *values = result
+    if int(code):
+        raise BackendError(
+            f"CUDA kernel {source.body}: expected the driver to load it, got {code!s}; update the NVIDIA driver, or "
+            f"install an NVRTC that fits it: {cuda_compile.remedy()}"
+        )
+    return values[0]
+
+
+def _index(device: torch.device) -> int:
+    given: int | None = device.index
+    return torch.cuda.current_device() if given is None else given
+
+
+def _number(capability: tuple[int, int]) -> int:
+    return capability[0] * 10 + capability[1]
+
+
+@lru_cache(maxsize=64)
+def _multiprocessors(index: int) -> int:
+    return int(torch.cuda.get_device_properties(index).multi_processor_count)
+
+
+@lru_cache(maxsize=1)
+def _driver_too_old() -> str | None:
+    """A cubin is loaded by drivers of its own CUDA major version and later."""
+    from cuda.bindings import driver, nvrtc
+
+    code, version = driver.cuDriverGetVersion()
+    if int(code):
+        return f"the NVIDIA driver answers {code!s}"
+    major = nvrtc.nvrtcVersion()[1]
+    if version // 1000 < major:
+        return (
+            f"the NVIDIA driver is for CUDA {version // 1000}, NVRTC is {major}: update the driver, or "
+            "pip install 'plugin-accel[cuda12]'"
+        )
+    return None

@@ -1,0 +1,190 @@
+"""The source of one CUDA kernel: which step, surrogate, dtypes and parameters' gradients, as a few lines of C++."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from plugin_accel.errors import BackendError
+
+BLOCK = 128
+"""Threads of a block at most: kBlock in csrc/cuda/call.h."""
+
+KERNEL = "plugin_accel_kernel"
+"""Name of the entry in every compiled source."""
+
+_TYPES = {torch.float32: "float", torch.float64: "double", torch.float16: "Half", torch.bfloat16: "Bfloat"}
+
+
+@lru_cache(maxsize=1)
+def folder() -> Path:
+    """Where the kernels' headers are: within the installed package, or in the checkout of an editable install.
+
+    Raises:
+        BackendError: in neither place.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for found in (package / "csrc", package.parent / "csrc"):
+        if (found / "cuda" / "driver.h").is_file():
+            return found
+    raise BackendError(
+        f"CUDA kernels: expected their headers in {package / 'csrc'}, got none; install plugin-accel anew"
+    )
+
+
+@lru_cache(maxsize=1)
+def include_paths() -> tuple[str, ...]:
+    """Where the sources find their headers."""
+    return (str(folder()), str(folder() / "cuda" / "std"))
+
+
+@lru_cache(maxsize=1)
+def headers_digest() -> str:
+    """Of every header that a kernel may include, so that what was compiled from others is not taken from the cache."""
+    digest = sha256()
+    for path in sorted(p for p in folder().rglob("*") if p.is_file() and p.parent.name != "cpu"):
+        digest.update(path.relative_to(folder()).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Step:
+    """The step header's template arguments, and what Python takes them to mean."""
+
+    neuron: int
+    options: tuple[int, int, int]
+    fp64: bool
+    states: int
+    params: int
+
+    @property
+    def real(self) -> str:
+        """The type that it computes in."""
+        return "double" if self.fp64 else "float"
+
+    @property
+    def lines(self) -> str:
+        """Its declaration."""
+        options = ", ".join(str(o) for o in self.options)
+        return (
+            f"using Step = StepOf<{self.neuron}, {self.real}, {options}>;\n"
+            f'static_assert(Step::kStates == {self.states} && Step::kParams == {self.params}, "as Python has them");\n'
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kernel to compile: equal sources are one kernel."""
+
+    step: Step | None
+
+    @property
+    def call(self) -> str:
+        """Type of its argument."""
+        raise NotImplementedError
+
+    @property
+    def body(self) -> str:
+        """What it calls."""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that a multiprocessor should have room for, which bounds the registers; fewer where they spill."""
+        return 4
+
+    def text(self, blocks: int) -> str:
+        """The source, after the header that stands for the device."""
+        step = self.step.lines if self.step else ""
+        return (
+            '#include "cuda/driver.h"\n'
+            f"{step}"
+            f'extern "C" __global__ void __launch_bounds__(kBlock, {blocks})\n'
+            f"{KERNEL}(const __grid_constant__ {self.call} call) {{ {self.body}(call); }}\n"
+        )
+
+
+@dataclass(frozen=True)
+class Forward(Source):
+    """All steps forward; dtypes of input and output, columns per thread."""
+
+    x: torch.dtype
+    out: torch.dtype
+    width: int
+
+    @property
+    def call(self) -> str:
+        """See `Source`."""
+        return "ForwardCall<Step>"
+
+    @property
+    def body(self) -> str:
+        """See `Source`."""
+        # steps whose input is on its way at once: more where a thread has little else to wait with
+        ahead = 16 if self.width == 1 else 4
+        return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.width}, {ahead}>"
+
+
+AHEAD = {1: 8, 2: 4, 4: 4}
+"""By columns per thread: steps of a chunk of the backward kernels."""
+
+
+@dataclass(frozen=True)
+class Backward(Source):
+    """All steps back.
+
+    Attributes:
+        surrogate: Its name in `plugin_accel.surrogates`; None where d spike / d v comes as a tensor, or nothing spikes.
+        mask: Bit k: the gradient of the k-th parameter of the step header is wanted.
+        scratch: Whether there is memory for states that must be replayed.
+    """
+
+    x: torch.dtype
+    out: torch.dtype
+    width: int
+    surrogate: str | None
+    mask: int
+    bounded: bool
+    scratch: bool
+
+    @property
+    def call(self) -> str:
+        """See `Source`."""
+        return "BackwardCall<Step>"
+
+    @property
+    def blocks(self) -> int:
+        """See `Source`."""
+        assert self.step is not None
+        return 2 if self.step.fp64 or self.mask.bit_count() > 3 else 3
+
+    @property
+    def body(self) -> str:
+        """See `Source`."""
+        surrogate = "".join(part.title() for part in self.surrogate.split("_")) if self.surrogate else "Precomputed"
+        return (
+            f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, "
+            f"{str(self.bounded).lower()}, {str(self.scratch).lower()}, {self.width}, {AHEAD[self.width]}>"
+        )
+
+
+@dataclass(frozen=True)
+class Reduce(Source):
+    """Second pass of a sum: over "rows" or over "columns" of the view, into a dtype."""
+
+    kind: str
+    to: torch.dtype
+
+    @property
+    def call(self) -> str:
+        """See `Source`."""
+        return "ReduceCall"
+
+    @property
+    def body(self) -> str:
+        """See `Source`."""
+        return f"reduce_{self.kind}<{_TYPES[self.to]}>"

@@ -1,0 +1,43 @@
+"""Numbers of a layer as 0-d tensors beside its data, wherever that is.
+
+torch lets a 0-d tensor on the CPU meet data on a GPU; kernels read it from the GPU's own memory. What has no gradient
+is copied there once for each value: a copy at every call would cost more than a short sequence, and no CUDA graph could
+hold it.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_ON_CPU = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
+
+
+@lru_cache(maxsize=1024)
+def _kept(value: float, negative: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept here must do for training too
+        return torch.tensor(value, dtype=dtype, device=device)
+
+
+def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number on a device."""
+    if device.type == "cpu" or torch.compiler.is_compiling() or value != value:
+        return torch.tensor(value, dtype=dtype, device=device)
+    return _kept(value, math.copysign(1.0, value) < 0, dtype, device)  # 0.0 == -0.0
+
+
+def one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """1 on a device."""
+    return _ON_CPU[dtype] if device.type == "cpu" else constant(1.0, dtype, device)
+
+
+def beside(p: Tensor, device: torch.device) -> Tensor:
+    """A 0-d tensor of the CPU on `device`, where torch would take it as it is; any other tensor unchanged."""
+    if p.device == device or p.dim() or not p.is_cpu:
+        return p
+    if torch.compiler.is_compiling() or (p.requires_grad and torch.is_grad_enabled()):
+        return p.to(device)
+    return constant(p.item(), p.dtype, device)

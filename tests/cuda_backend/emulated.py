@@ -1,0 +1,86 @@
+"""A device for the `cuda` backend that runs its kernels on the host: the same sources, compiled by g++."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from plugin_accel.backends import cuda_source
+from plugin_accel.backends.cuda_device import Launch
+from plugin_accel.backends.cuda_source import KERNEL, Source
+from plugin_accel.errors import BackendError
+
+HEADER = Path(__file__).with_name("emulation.h")
+# -O1 vectorises nothing; contraction stays off as everywhere
+FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-w"]
+
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+
+
+class EmulatedDevice:
+    """See `plugin_accel.backends.cuda_device.Device`."""
+
+    type = "cpu"
+
+    def __init__(self, folder: Path, threads: int = 1 << 20) -> None:
+        self.folder = folder
+        self.fill = threads
+        self.loaded: list[Source] = []
+
+    def unavailable(self) -> str | None:
+        return None if COMPILER else "no C++ compiler"
+
+    def refuses(self, device: torch.device) -> str | None:
+        return None
+
+    def holds_data(self, device: torch.device) -> bool:
+        return True
+
+    def details(self) -> str:
+        return "emulated on the host"
+
+    def threads(self, index: int) -> int:
+        return self.fill
+
+    def load(self, source: Source, index: int) -> Launch:
+        self.loaded.append(source)
+        entry = re.sub(r"\b__grid_constant__\b", "", source.text(1))
+        text = (
+            f'#include "{HEADER}"\n{entry}'
+            'extern "C" void launch(int64_t x, int64_t y, unsigned block, const void* call) {\n'
+            f"  using Call = {source.call};\n"
+            f"  emulation::launch([](const void* p) {{ {KERNEL}(*static_cast<const Call*>(p)); }},"
+            " x, y, block, call);\n}\n"
+            f'extern "C" int64_t call_size() {{ return sizeof({source.call}); }}\n'
+        )
+        digest = sha256((text + cuda_source.headers_digest() + HEADER.read_text()).encode()).hexdigest()[:32]
+        library = self.folder / f"{digest}.so"
+        if not library.exists():
+            path = self.folder / f"{digest}.cpp"
+            path.write_text(text)
+            includes = [f"-I{cuda_source.folder()}"]
+            made = subprocess.run(
+                [COMPILER or "g++", *FLAGS, *includes, str(path), "-o", f"{library}.part"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if made.returncode:
+                raise BackendError(made.stderr)
+            os.replace(f"{library}.part", library)
+        loaded = ctypes.CDLL(str(library))
+        loaded.call_size.restype = ctypes.c_int64
+        size = loaded.call_size()
+
+        def launch(grid: tuple[int, int], block: int, call: bytes) -> None:
+            assert len(call) == size, f"{source.call}: {size} bytes, packed {len(call)}"
+            loaded.launch(ctypes.c_int64(grid[0]), ctypes.c_int64(grid[1]), ctypes.c_uint(block), ctypes.c_char_p(call))
+
+        return launch

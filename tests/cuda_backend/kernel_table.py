@@ -1,0 +1,105 @@
+"""Every kernel that a call can ask for, and what the compiler says about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from plugin_accel.backends.cuda_compile import compile_source
+from plugin_accel.backends.cuda_run import static
+from plugin_accel.backends.cuda_source import Backward, Forward, Reduce, Source
+from plugin_accel.neurons import (
+    SINABS_ALIF,
+    SINABS_LIF,
+    SNNTORCH_ALPHA,
+    SNNTORCH_LAPICQUE,
+    SNNTORCH_LEAKY,
+    SNNTORCH_SYNAPTIC,
+    Config,
+    Neuron,
+    SinabsConfig,
+    SnnTorchConfig,
+)
+from plugin_accel.surrogates import Surrogate
+
+from .cases import ATAN, EXPONENTIAL, SURROGATES
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
+
+
+def steps() -> Iterator[tuple[Neuron, Config]]:
+    """Every neuron with every combination of its options that has a step."""
+    for neuron in (SINABS_LIF, SINABS_ALIF):
+        for synapse in (False, True):
+            for spike in ("single", "multi"):
+                for reset in ("subtract_threshold", "subtract", "value"):
+                    yield neuron, SinabsConfig(synapse=synapse, spike=spike, reset=reset, surrogate=EXPONENTIAL)
+    yield SINABS_LIF, SinabsConfig(spike="none")
+    both, later = (True, False), (True,)
+    for neuron, resets, delays in (
+        (SNNTORCH_LEAKY, ("subtract", "zero", "zero_after"), both),
+        (SNNTORCH_LAPICQUE, ("subtract", "zero_after"), later),
+        (SNNTORCH_SYNAPTIC, ("subtract", "zero_after"), both),
+        (SNNTORCH_ALPHA, ("subtract", "zero_after"), later),
+    ):
+        for reset in resets:
+            for delay in delays:
+                yield neuron, SnnTorchConfig(reset=reset, delay=delay, surrogate=ATAN)
+        yield neuron, SnnTorchConfig(reset="none", surrogate=ATAN)
+
+
+def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) -> Iterator[Source]:
+    """The kernels of one step: dtypes, widths, no gradients of parameters, those of the decays, all."""
+    name = None if config.surrogate is None else (surrogate or config.surrogate).name
+    present = [i for i, p in enumerate(neuron.kernel_params) if p in neuron.params(config) or p == "min_v_mem"]
+    present = [i for i in present if neuron.kernel_params[i] not in neuron.summed_inputs]
+    few, every = sum(1 << i for i in present[:2]), sum(1 << i for i in present)
+    for dtype, x, widths in ((F32, F32, (1, 4)), (F32, F16, (1, 4)), (F32, BF16, (1, 4)), (F64, F64, (1,))):
+        fixed = static(neuron, config, dtype)
+        for width in widths:
+            if surrogate is None:
+                yield Forward(fixed.step, x, fixed.out, width)
+            for mask in (0, few, every):
+                wanted = [bool(mask >> i & 1) for i, p in enumerate(neuron.kernel_params) if p in neuron.params(config)]
+                scratch = neuron.replays(config) or neuron.reads_input(config, wanted)
+                if width == 1 or not scratch:
+                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, scratch)
+
+
+def others() -> Iterator[Source]:
+    """Second passes, and the surrogates that are no step's default."""
+    for kind in ("rows", "columns"):
+        for to in (F32, F64):
+            yield Reduce(None, kind, to)
+    for surrogate in SURROGATES:
+        yield from kernels(SINABS_LIF, SinabsConfig(surrogate=EXPONENTIAL), surrogate)
+
+
+def heaviest(neuron: Neuron, config: Config) -> Source:
+    """The backward kernel of a step with all that it can be asked for at once, in fp32."""
+    found = [k for k in kernels(neuron, config) if isinstance(k, Backward) and k.x is F32 and k.width == 1]
+    return found[-1]
+
+
+def compiled(source: Source, arch: str) -> dict[str, Any]:
+    """Registers, spilled bytes and stack of a kernel, and how long it took."""
+    log = compile_source(source, arch).log
+
+    def number(pattern: str) -> int:
+        found = re.search(pattern, log)
+        assert found, f"{source.body}: no {pattern!r} in\n{log}"
+        return int(found.group(1))
+
+    return {
+        "arch": arch,
+        "step": source.step and [source.step.neuron, *source.step.options],
+        "kernel": source.body,
+        "registers": number(r"Used (\d+) registers"),
+        "spilled": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+        "stack": number(r"(\d+) bytes stack frame"),
+        "ptxas_ms": number(r"Compile time = (\d+)"),
+    }
