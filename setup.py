@@ -27,7 +27,11 @@ STARTUP_FILE = "namespaces/plugin_accel_namespaces.pth"
 
 # The numbers must not depend on the machine that built the library: no -march=native and no contraction, since a fused
 # multiply-add flips spikes. The sources choose the instruction set themselves, at run time.
-UNIX_FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+# Of what -O3 has beyond -O2, only the vectoriser's gains; the rest takes a fifth of the compile time.
+UNIX_FLAGS = [
+    *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"),
+    *("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
+]
 MSVC_FLAGS = ["/O2", "/std:c++17", "/fp:precise", "/EHsc", "/bigobj"]
 
 PROBE = "#include <Python.h>\n#include <optional>\nint main() { return std::optional<int>(0).value(); }\n"
