@@ -34,10 +34,16 @@ def _refused(layer: nn.Module, why: Refused) -> None:
         _fallbacks[layer] = str(why)
 
 
+_FEW = 1 << 14
+"""Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
+
+
 class _Cell(nn.Module):
     """One step of a feed-forward neuron."""
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
+        if isinstance(self, (nt.LICell, nt.LIBoxCell)) and input_tensor.numel() < _FEW:
+            return super().forward(input_tensor, state)
         try:
             if not torch.compiler.is_compiling() and (quick := quick_step(self, input_tensor, state)) is not None:
                 return quick
@@ -263,13 +269,12 @@ def why_left(module: nn.Module) -> str | None:
     return _LEFT.get(type(module).__name__)
 
 
+_ADEX_REFRAC = ("LIFAdExRefracCell", "LIFAdExRefracRecurrentCell", "LIFAdExRefracRecurrent")
+_LIF_MC = ("LIFMCRecurrentCell", "LIFMCRefracRecurrentCell")
 _LEFT = {
     "LILinearCell": "LILinearCell is a product and ten operations, of which the product is most",
-    "LIFMCRecurrentCell": "LIFMC couples the membranes of all neurons within a step",
-    "LIFMCRefracRecurrentCell": "LIFMC couples the membranes of all neurons within a step",
-    "LIFAdExRefracCell": "LIFAdExRefrac has no kernel yet",
-    "LIFAdExRefracRecurrentCell": "LIFAdExRefrac has no kernel yet",
-    "LIFAdExRefracRecurrent": "LIFAdExRefrac has no kernel yet",
+    **dict.fromkeys(_LIF_MC, "LIFMC couples the membranes of all neurons within a step"),
+    **dict.fromkeys(_ADEX_REFRAC, "LIFAdExRefrac has no kernel yet"),
     "CobaLIFCell": "CobaLIFCell leaves its input out, a fault of Norse that is not to be repeated in a kernel",
     "LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons",
 }
@@ -277,13 +282,9 @@ _LEFT = {
 
 def owns(module: nn.Module) -> bool:
     """Whether this is a neuron layer of Norse."""
-    return isinstance(module, _OWNED)
-
-
-_OWNED = (
-    *(nt.module.snn.SNNCell, nt.module.snn.SNN, nt.module.snn.SNNRecurrentCell, nt.module.snn.SNNRecurrent),
-    *(nt.LILinearCell, nt.CobaLIFCell, nt.LIFCorrelation),
-)
+    bases = nt.module.snn
+    families = (bases.SNNCell, bases.SNN, bases.SNNRecurrentCell, bases.SNNRecurrent)
+    return isinstance(module, (*families, nt.LILinearCell, nt.CobaLIFCell, nt.LIFCorrelation))
 
 
 def reasons(module: nn.Module) -> tuple[str, ...]:
@@ -295,5 +296,4 @@ def reasons(module: nn.Module) -> tuple[str, ...]:
 def neuron(module: nn.Module) -> str:
     """Name of the neuron that a backend runs for this layer."""
     form = nf.form_of(type(module))
-    name: str = (form or _recurrent_form(module).form).neuron.name
-    return name
+    return str((form or _recurrent_form(module).form).neuron.name)

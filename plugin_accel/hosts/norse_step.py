@@ -63,14 +63,14 @@ class _Plan:
             return
         self.numbers = {i: number(float(v), FP32, _CPU) for i, v in enumerate(given) if not isinstance(v, Tensor)}
         params = [self.numbers.get(i, v) for i, v in enumerate(given)]
-        if any(p.dtype is not FP32 or not p.is_cpu for p in params):
-            return
-        self.shapes = [(p.shape, p.dim() > 0) for p in params]
         own = _tensors(self.p)
         if type(self.dt) is float and all(t.dim() == 0 and t.is_cpu and not t.requires_grad for t in own):
             self.values = [(t, t.item()) for t in own]
-            with torch.inference_mode(False):
-                self.params = [p.clone() for p in params]  # the layer's own may be changed in place
+            with torch.inference_mode(False):  # copies, since the layer's own may be changed in place
+                self.params = params = [p.to(FP32, copy=True) for p in params]
+        if any(p.dtype is not FP32 or not p.is_cpu for p in params):
+            return
+        self.shapes = [(p.shape, p.dim() > 0) for p in params]
         kind = form.kind_of(self.p)
         assert kind is not None
         prepare = getattr(backends.choose(_CPU, FP32, form.neuron.name), "prepare", None)

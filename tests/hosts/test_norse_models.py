@@ -256,6 +256,25 @@ def test_parameters_changed_in_place_count() -> None:
     assert all(torch.equal(a, b) for a, b in zip(run(True), run(False), strict=True))
 
 
+@pytest.mark.parametrize("name", ["LICell", "LIBoxCell"])
+def test_large_steps_of_leaky_integrators(name: str) -> None:
+    x = torch.randn(3, 2, 9000, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for fast in (False, True):
+        cell, state, leaf, out = getattr(nt, name)(), None, x.clone().requires_grad_(), []
+        if fast:
+            plugin_accel.convert(cell, strict=True)
+        for x_t in leaf.unbind(0):
+            v, state = cell(x_t, state)
+            out.append(v)
+        torch.stack(out).pow(2).sum().backward()
+        seen.append((torch.stack(out).detach(), *(s.detach() for s in state), leaf.grad))
+        assert host.last_fallback(cell) is None
+    *same, (want, got) = zip(*seen, strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_compiled_with_explicit_states() -> None:
     layer = plugin_accel.convert(nt.LIF(), strict=True)

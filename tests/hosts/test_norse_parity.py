@@ -235,13 +235,13 @@ def assert_parity(case: Case, dtype: torch.dtype, backend: str, fused: bool) -> 
     assert_equal(case, got, want, case.family not in INEXACT)
 
 
-@settings(LENIENT, max_examples=150)
+@settings(LENIENT, max_examples=800)
 @given(cases(), st.booleans())
 def test_layers_equal_norse(case: Case, fused: bool) -> None:
     assert_parity(case, torch.float32, "cpu", fused)
 
 
-@settings(LENIENT, max_examples=40)
+@settings(LENIENT, max_examples=80)
 @given(cases(), st.booleans())
 def test_reference_backend_equals_norse(case: Case, fused: bool) -> None:
     assert_parity(case, torch.float32, "reference", fused)
