@@ -9,8 +9,12 @@
 #define __builtin_fabs fabs
 #define __builtin_truncf truncf
 #define __builtin_trunc trunc
+#define __builtin_copysignf copysignf
+#define __builtin_copysign copysign
 #define __builtin_floorf floorf
 #define __builtin_floor floor
+#define __builtin_sqrtf sqrtf
+#define __builtin_sqrt sqrt
 #define __builtin_nanf nanf
 #define __builtin_inff() __builtin_bit_cast(float, 0x7f800000)
 

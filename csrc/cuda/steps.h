@@ -5,9 +5,15 @@
 // clang-format off: the steps name surrogates
 #include "../math.h"
 #include "../surrogates.h"
+#include "../neurons/norse_adex.h"
+#include "../neurons/norse_box.h"
+#include "../neurons/norse_izhikevich.h"
+#include "../neurons/norse_lsnn.h"
+#include "../neurons/norse_refrac.h"
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
 #include "../neurons/snntorch_alpha.h"
+#include "../neurons/snntorch_parallel.h"
 #include "../neurons/snntorch_synaptic.h"
 // clang-format on
 
@@ -27,3 +33,17 @@ template <class R, int A, int B, int C>
 struct StepOf<kSnnSynaptic, R, A, B, C> : SnnSynaptic<R, A, B != 0> {};
 template <class R, int A, int B, int C>
 struct StepOf<kSnnAlpha, R, A, B, C> : SnnAlpha<R, A, B != 0> {};
+template <class R, int A, int B, int C>
+struct StepOf<kSnnParallel, R, A, B, C> : SnnParallel<R> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseLif, R, A, B, C> : NorseLif<R, A> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseBox, R, A, B, C> : NorseBox<R, A> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseAdEx, R, A, B, C> : NorseAdEx<R> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseLsnn, R, A, B, C> : NorseLsnn<R, A != 0> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseIzhikevich, R, A, B, C> : NorseIzhikevich<R> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseRefrac, R, A, B, C> : NorseRefrac<R, A != 0> {};

@@ -23,7 +23,9 @@ from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Sa
 from plugin_accel.neurons.layout import layout_of
 
 NEURONS = frozenset(
-    {"sinabs_lif", "sinabs_alif", "snntorch_leaky", "snntorch_lapicque", "snntorch_synaptic", "snntorch_alpha"}
+    {"sinabs_lif", "sinabs_alif"}
+    | {"snntorch_leaky", "snntorch_lapicque", "snntorch_synaptic", "snntorch_alpha", "snntorch_parallel"}
+    | {"norse_lif", "norse_box", "norse_adex", "norse_lsnn", "norse_izhikevich", "norse_refrac"}
 )
 """Those in csrc/cuda/steps.h."""
 

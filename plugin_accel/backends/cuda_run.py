@@ -31,8 +31,8 @@ def static(neuron: Neuron, config: Config, dtype: torch.dtype) -> Static:
     names = neuron.params(config)
     slots = tuple(names.index(n) if n in names else None for n in neuron.kernel_params)
     step = Step(neuron.index, config.packed_variant, dtype is torch.float64, len(neuron.states(config)), len(slots))
-    # the hosts' spikes are fp32 whatever the input
-    return Static(step, slots, torch.float32 if config.spiking else dtype, bool(config.packed_flags[1]))
+    # most hosts' spikes are fp32 whatever the input
+    return Static(step, slots, torch.float32 if config.narrows else dtype, bool(config.packed_flags[1]))
 
 
 class Runner:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from plugin_accel.neurons import (
+    NORSE_ADEX,
+    NORSE_BOX,
+    NORSE_IZHIKEVICH,
+    NORSE_LIF,
+    NORSE_LSNN,
+    NORSE_REFRAC,
     SINABS_ALIF,
     SINABS_LIF,
     SNNTORCH_ALPHA,
     SNNTORCH_LAPICQUE,
     SNNTORCH_LEAKY,
+    SNNTORCH_PARALLEL,
     SNNTORCH_SYNAPTIC,
     Config,
     Neuron,
+    NorseConfig,
     SinabsConfig,
     SnnTorchConfig,
 )
@@ -20,6 +28,7 @@ from plugin_accel.surrogates import Surrogate
 
 EXPONENTIAL = Surrogate("single_exponential", (0.5, 1.0))
 ATAN = Surrogate("atan", (2.0,))
+SUPER_SPIKE = Surrogate("fast_sigmoid", (25.0, float("-inf")))
 
 SURROGATES = (
     Surrogate("periodic_exponential", (0.7, 1.1)),
@@ -32,6 +41,10 @@ SURROGATES = (
     Surrogate("above_threshold", ()),
     Surrogate("sigmoid", (4.0,)),
     Surrogate("spike_rate_escape", (1.0, 0.9)),
+    Surrogate("triangle", (0.3,)),
+    Surrogate("tanh", (1.5,)),
+    Surrogate("circle", (1.2,)),
+    Surrogate("erfc", (0.7,)),
 )
 
 
@@ -52,6 +65,11 @@ def _snn(name: str, neuron: Neuron, **options: object) -> Case:
     return Case(name, neuron, SnnTorchConfig(surrogate=ATAN, **options))  # type: ignore[arg-type]
 
 
+def _norse(neuron: Neuron, kind: str) -> Case:
+    spikes = kind not in ("li", "li_box")
+    return Case(f"Norse {kind}", neuron, NorseConfig(kind=kind, surrogate=SUPER_SPIKE if spikes else None))
+
+
 LIF = _sinabs("LIF")
 CASES = (
     LIF,
@@ -66,4 +84,12 @@ CASES = (
     _snn("Lapicque", SNNTORCH_LAPICQUE),
     _snn("Synaptic, at once", SNNTORCH_SYNAPTIC, delay=False),
     _snn("Alpha", SNNTORCH_ALPHA),
+    _snn("Parallel", SNNTORCH_PARALLEL),
+    _norse(NORSE_LIF, "lif"),
+    _norse(NORSE_LIF, "lif_ex"),
+    _norse(NORSE_BOX, "lif_box_subtract"),
+    _norse(NORSE_ADEX, "adex"),
+    _norse(NORSE_LSNN, "lsnn"),
+    _norse(NORSE_IZHIKEVICH, "izhikevich"),
+    _norse(NORSE_REFRAC, "refrac"),
 )

@@ -34,8 +34,28 @@ VALUES = {
     "resistance": (0.5, 2.0),
     "inverse": (0.5, 2.0),
     "dt": (0.5, 1.0),
+    "weight": (0.4, 0.8),
+    "bias": (0.0, 0.3),
+    "k_mem": (0.1, 0.4),
+    "k_syn": (-0.5, -0.2),
+    "k_ada": (0.1, 0.2),
+    "v_leak": (0.0, 0.1),
+    "v_th": (0.4, 0.7),
+    "v_reset": (-0.2, 0.0),
+    "delta_t": (0.4, 0.6),
+    "a_current": (0.6, 0.8),
+    "a_spike": (0.1, 0.3),
+    "rho_reset": (1.0, 3.0),
+    "slope": (1.0, 1.0),
+    "sq": (0.03, 0.07),
+    "mn": (0.4, 0.6),
+    "k": (0.2, 0.3),
+    "k_a": (0.1, 0.2),
+    "b": (0.2, 0.3),
+    "c": (-0.3, -0.1),
+    "d": (0.1, 0.2),
 }
-CONSTANT = {"resistance", "inverse", "dt"}
+CONSTANT = {"resistance", "inverse", "dt", "slope"}
 """Without a gradient of their own."""
 
 

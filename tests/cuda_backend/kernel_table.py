@@ -12,20 +12,24 @@ from plugin_accel.backends.cuda_compile import compile_source
 from plugin_accel.backends.cuda_run import static
 from plugin_accel.backends.cuda_source import Backward, Forward, Reduce, Source
 from plugin_accel.neurons import (
+    ALL,
     SINABS_ALIF,
     SINABS_LIF,
     SNNTORCH_ALPHA,
     SNNTORCH_LAPICQUE,
     SNNTORCH_LEAKY,
+    SNNTORCH_PARALLEL,
     SNNTORCH_SYNAPTIC,
     Config,
     Neuron,
+    NorseConfig,
     SinabsConfig,
     SnnTorchConfig,
 )
+from plugin_accel.neurons.norse_config import KINDS
 from plugin_accel.surrogates import Surrogate
 
-from .cases import ATAN, EXPONENTIAL, SURROGATES
+from .cases import ATAN, EXPONENTIAL, SUPER_SPIKE, SURROGATES
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -50,6 +54,11 @@ def steps() -> Iterator[tuple[Neuron, Config]]:
             for delay in delays:
                 yield neuron, SnnTorchConfig(reset=reset, delay=delay, surrogate=ATAN)
         yield neuron, SnnTorchConfig(reset="none", surrogate=ATAN)
+    yield SNNTORCH_PARALLEL, SnnTorchConfig(reset="none", surrogate=ATAN)
+    for name, kinds in KINDS.items():
+        for kind in kinds:
+            spikes = kind not in ("li", "li_box")
+            yield ALL[name], NorseConfig(kind=kind, surrogate=SUPER_SPIKE if spikes else None)
 
 
 def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) -> Iterator[Source]:
