@@ -27,11 +27,9 @@ STARTUP_FILE = "namespaces/plugin_accel_namespaces.pth"
 
 # The numbers must not depend on the machine that built the library: no -march=native and no contraction, since a fused
 # multiply-add flips spikes. The sources choose the instruction set themselves, at run time.
-# Of what -O3 has beyond -O2, only the vectoriser's gains; the rest takes a fifth of the compile time.
-UNIX_FLAGS = [
-    *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"),
-    *("-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
-]
+UNIX_FLAGS = ["-O2", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+# Of what GCC's -O3 has beyond -O2, the vectoriser's eagerness; the rest would take a fifth of the compile time.
+EAGER_FLAG = "-fvect-cost-model=dynamic"
 MSVC_FLAGS = ["/O2", "/std:c++17", "/fp:precise", "/EHsc", "/bigobj"]
 
 PROBE = "#include <Python.h>\n#include <optional>\nint main() { return std::optional<int>(0).value(); }\n"
@@ -84,16 +82,17 @@ class BuildLibrary(build_ext):
         """Flags for compiling and for linking."""
         if self.compiler.compiler_type == "msvc":
             return MSVC_FLAGS, []
+        common = [*UNIX_FLAGS, *(["-ftree-vectorize", EAGER_FLAG] if self.takes(EMPTY_PROBE, EAGER_FLAG) else [])]
         openmp = self.openmp_flags()
         self.announce(f"plugin-accel: OpenMP flags {openmp}", level=2)
         sanitize = os.environ.get("PLUGIN_ACCEL_SANITIZE", "")
         if not sanitize:
             # Python's own flags often ask for debug symbols, which make the library five times as large.
             debug = [] if "-g" in os.environ.get("CFLAGS", "") else ["-g0"]
-            return [*UNIX_FLAGS, *openmp, *debug], openmp
+            return [*common, *openmp, *debug], openmp
         # Python's own flags let integers wrap, which would hide their overflow.
         checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-wrapv"]
-        return [*UNIX_FLAGS, *openmp, *checks, "-fno-omit-frame-pointer", "-g", "-O1"], [*openmp, *checks]
+        return [*common, *openmp, *checks, "-fno-omit-frame-pointer", "-g", "-O1"], [*openmp, *checks]
 
     def build_extensions(self) -> None:
         """Checks the compiler first: its absence should read as an instruction, not as a stack trace."""

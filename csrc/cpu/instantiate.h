@@ -24,7 +24,8 @@ namespace PA_ISA {
 #include "../neurons/snntorch_parallel.h"
 #include "../neurons/snntorch_synaptic.h"
 // clang-format on
-#include "tile.h"
+#include "backward.h"
+#include "forward.h"
 
 inline Tile tile_of(const TileIndex& i) { return {i.first_outer, i.first_inner, i.outers, i.width}; }
 

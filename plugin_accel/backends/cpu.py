@@ -199,7 +199,7 @@ class CpuBackend:
             row(grads.kept),
             tuple([row(g) for g in grads.records]),
             tuple([state(g) for g in grads.last]),
-            0.0 if grads.mean is None else float(grads.mean) / kept.numel(),
+            0.0 if grads.mean is None else float(grads.mean) / max(kept.numel(), 1),
             None if g_x is None else _row(g_x, g_rows),
             tuple([0 if g is None else g.data_ptr() for g in g_first]),
             tuple(targets),
