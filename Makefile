@@ -58,9 +58,10 @@ lint: $(READY)
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: $(READY)
-	$(BIN)/plugin-accel bench --host sinabs --out benchmarks/results
-	$(BIN)/plugin-accel bench --host snntorch --out benchmarks/results
-	$(BIN)/plugin-accel bench --host egru --out benchmarks/results --markdown docs/benchmarks-egru.md
+	$(BIN)/plugin-accel bench --host sinabs --out benchmarks/results --markdown docs/benchmarks.md
+	for suite in snntorch norse fusion egru; do \
+		$(BIN)/plugin-accel bench --host $$suite --out benchmarks/results --markdown docs/benchmarks-$$suite.md || exit 1; \
+	done
 
 $(SANITIZED)/.built: $(READY) $(KERNELS)
 	rm -rf $(SANITIZED)

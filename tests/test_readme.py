@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 import sinabs.layers as sl
 import torch
 from sinabs.layers import alif
@@ -37,16 +39,33 @@ def test_the_table_of_snntorch_is_complete() -> None:
     assert named == {cls.__name__ for cls in snntorch_host.classes()}
 
 
-def test_the_measured_rows_are_those_of_the_committed_results() -> None:
-    results = json.loads((ROOT / "benchmarks/results/sinabs-cpu.json").read_text())
-    ratios = {w["title"]: w["ratios"] for w in results["workloads"]}
-    block = README.split("<!-- bench:start -->")[1].split("<!-- bench:end -->")[0]
-    lines = [line.strip("|") for line in block.splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+def measured_rows(block: str) -> list[list[str]]:
+    lines = README.split(f"<!-- {block}:start -->")[1].split(f"<!-- {block}:end -->")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+
+
+def results_of(suite: str) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{suite}-cpu.json").read_text())
+    return results
+
+
+@pytest.mark.parametrize(("block", "suite"), [("bench", "sinabs"), ("snntorch", "snntorch"), ("norse", "norse")])
+def test_the_measured_rows_are_those_of_the_committed_results(block: str, suite: str) -> None:
+    ratios = {w["title"]: w["ratios"] for w in results_of(suite)["workloads"]}
+    rows = measured_rows(block)
     assert len(rows) > 5
-    for title, over_host, over_unbind in (row[:3] for row in rows[2:]):
+    for title, over_host, over_unbind in (row[:3] for row in rows):
         assert over_host == f"{ratios[title]['host']:.1f}x"
         assert over_unbind == f"{ratios[title]['host + unbind']:.1f}x"
+
+
+def test_the_fused_rows_are_those_of_the_committed_results() -> None:
+    ratios = {w["title"]: w["ratios"] for w in results_of("fusion")["trainings"]}
+    rows = measured_rows("fusion")
+    assert len(rows) == len(ratios)
+    for title, over_loop, over_identity in (row[:3] for row in rows):
+        assert over_loop == f"{ratios[title]['host']:.1f}x"
+        assert over_identity == f"{ratios[title]['identity']:.2f}x"
 
 
 def test_the_example_runs() -> None:
