@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -210,3 +211,29 @@ def test_results_do_not_share_memory() -> None:
             tensor.detach_()
             tensor.add_(1)
     assert engine_of(mine).reason is None
+
+
+COLLECTIONS = 0
+
+
+def on_collection(phase: str, info: dict[str, int]) -> None:
+    global COLLECTIONS
+    COLLECTIONS += 1
+
+
+def test_what_the_garbage_collector_calls_is_no_part_of_a_forward() -> None:
+    net = plugin_accel.convert(Reader(lambda value: value), fuse_time=True)
+    threshold = gc.get_threshold()
+    gc.callbacks.append(on_collection)
+    gc.set_threshold(1)
+    try:
+        for _ in range(3):
+            net(torch.rand(B, N))
+    finally:
+        gc.callbacks.remove(on_collection)
+        gc.set_threshold(*threshold)
+    engine = engine_of(net)
+    assert COLLECTIONS > 0
+    assert gc.isenabled()
+    assert engine is not None
+    assert engine.reason is None

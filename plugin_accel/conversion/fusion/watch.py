@@ -113,16 +113,22 @@ class Watch:
         self._codes: dict[CodeType, tuple[str, dict[str, Any]]] = {}
         self._whole: FrameType | None = None
         self._before: Any = None
+        self._collects = False
         self.computed_names = False
 
     def start(self) -> None:
         """Begins to watch this thread."""
+        # The garbage collector calls back into Python at any moment, and what it calls is no part of the forward.
+        self._collects = gc.isenabled()
+        gc.disable()
         self._before = sys.getprofile()
         sys.setprofile(self._profile)
 
     def stop(self) -> None:
         """Ends it."""
         sys.setprofile(self._before)
+        if self._collects:
+            gc.enable()
 
     def user_code(self) -> dict[CodeType, dict[str, Any]]:
         """The code of the user that ran, with its globals."""
