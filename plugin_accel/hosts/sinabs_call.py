@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
+from torch._C import _len_torch_dispatch_stack
 
 from plugin_accel import backends
 from plugin_accel.hosts import sinabs_options as so
 from plugin_accel.hosts.constants import beside, constant, one
+from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, parameter
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuron, Result, ops, run_unchecked
@@ -102,15 +101,7 @@ def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) 
     if options.reasons:
         raise Refused("; ".join(options.reasons))
     compiling = torch.compiler.is_compiling()
-    if not compiling:
-        if type(x) not in _PLAIN:
-            raise Refused(f"input is a {type(x).__name__}")
-        if x.layout is not torch.strided:
-            raise Refused(f"input is {x.layout}")
-        if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
-            raise Refused("a transform of torch.func or forward-mode differentiation is active")
-        if _get_tracing_state() is not None:
-            raise Refused("torch.jit is tracing")
+    check_input(x)
     buffers = layer._buffers
     if len(buffers) != len(states):
         raise Refused(f"the layer has buffers {sorted(buffers)}, not only its states {sorted(states)}")

@@ -11,13 +11,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.backends import Backend
 from plugin_accel.hosts import sinabs_options as so
+from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sinabs_decays import MEM, SYN, decay
 from plugin_accel.neurons import SINABS_LIF
 from plugin_accel.neurons.prepared import PreparedSequence
@@ -41,7 +39,8 @@ _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
 def _plain(p: Tensor) -> bool:
-    return p.dtype is _FP32 and p.numel() == 1 and p.is_cpu and type(p) in (Tensor, nn.Parameter)
+    # one value with dimensions of its own may give the host's state more of them
+    return p.dtype is _FP32 and p.dim() == 0 and p.is_cpu and type(p) in (Tensor, nn.Parameter)
 
 
 def quick_call(layer: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -54,10 +53,7 @@ def quick_call(layer: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
         or not x.is_cpu
         or not x.is_contiguous()
         or x.is_neg()
-        or peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or _len_torch_dispatch_stack()
-        or _get_tracing_state() is not None
+        or is_watched()
     ):
         return None
     own = layer.__dict__

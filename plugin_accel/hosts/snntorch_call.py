@@ -13,13 +13,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
+from torch._C import _len_torch_dispatch_stack
 
 from plugin_accel import backends
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.constants import beside, one
+from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons import Neuron, ops, run_unchecked
 from plugin_accel.neurons.layout import STEP
@@ -96,20 +95,6 @@ class Stepped(NamedTuple):
     spikes: Tensor
     last: tuple[Tensor, ...]
     records: tuple[Tensor | None, ...]
-
-
-def check_input(x: Tensor) -> None:
-    """Refuses what the kernels cannot see through."""
-    if torch.compiler.is_compiling():
-        return
-    if type(x) is not Tensor and type(x) is not nn.Parameter:
-        raise Refused(f"input is a {type(x).__name__}")
-    if x.layout is not torch.strided:
-        raise Refused(f"input is {x.layout}")
-    if forward_ad._current_level >= 0 or peek_interpreter_stack() is not None:
-        raise Refused("a transform of torch.func or forward-mode differentiation is active")
-    if _get_tracing_state() is not None:
-        raise Refused("torch.jit is tracing")
 
 
 def compute_dtype(x: Tensor, low: bool) -> torch.dtype:

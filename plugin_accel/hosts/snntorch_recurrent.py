@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
-from plugin_accel.hosts.snntorch_call import FP64, Form, Stepped, call, check_input, compute_dtype, first_states
+from plugin_accel.hosts.snntorch_call import FP64, Form, Stepped, call, compute_dtype, first_states
 from plugin_accel.hosts.snntorch_step import is_prepared, quick_step
 from plugin_accel.neurons.layout import STEP
 

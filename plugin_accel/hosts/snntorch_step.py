@@ -12,12 +12,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
-from torch._C._functorch import peek_interpreter_stack
-from torch.autograd import forward_ad
 
 from plugin_accel import backends
 from plugin_accel.hosts import snntorch_options as so
+from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
 from plugin_accel.neurons.layout import STEP
@@ -92,7 +90,7 @@ def quick_step(
     form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: Tensor | None = None
 ) -> Sequence[Tensor] | None:
     """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone."""
-    if type(x) is not Tensor or x.dtype is not FP32 or _is_watched():
+    if type(x) is not Tensor or x.dtype is not FP32 or is_watched():
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
@@ -145,13 +143,3 @@ def is_prepared(layer: nn.Module) -> bool:
     """Whether the layer's last call found that it can go the quick way."""
     plan = _plans.get(layer)
     return plan is not None and plan.step is not None
-
-
-def _is_watched() -> bool:
-    """Whether something looks at every operation of torch, and must see one."""
-    return (
-        _len_torch_dispatch_stack() > 0
-        or peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or _get_tracing_state() is not None
-    )

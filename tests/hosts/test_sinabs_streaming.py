@@ -31,6 +31,7 @@ CHANGES: dict[str, Change] = {
     "another tau": _set("tau_mem", nn.Parameter(torch.tensor(4.0))),
     "threshold": _fill("spike_threshold", 0.3),
     "threshold per neuron": _set("spike_threshold", nn.Parameter(torch.linspace(0.2, 1.0, 7))),
+    "threshold with more dimensions": _set("spike_threshold", nn.Parameter(torch.full((1, 1, 1, 1), 0.4))),
     "spike function": _set("spike_fn", sa.SingleSpike),
     "bounded spikes": _set("spike_fn", sa.MaxSpike(1)),
     "reset": _set("reset_fn", sa.MembraneReset()),
@@ -53,7 +54,10 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 # What a layer has not: of the leak, sinabs's own forward fails with spikes.
 ABSENT = {
     "iaf": {"tau", "another tau", "norm"},
-    "expleak": {"threshold", "threshold per neuron", "spike function", "bounded spikes", "reset", "reset by a value"},
+    "expleak": {
+        *("threshold", "threshold per neuron", "threshold with more dimensions"),
+        *("spike function", "bounded spikes", "reset", "reset by a value"),
+    },
 }
 
 
