@@ -185,6 +185,8 @@ def prepare(
     inner = x.shape[1:] if x.dim() > 1 else x.shape
     alike = neuron.summed_inputs
     for name, p in zip(neuron.params(config), params, strict=True):
-        if p.dtype is not x.dtype or (p.shape != x.shape if name in alike else _strides(p, inner) is None):
+        if p.dtype is not x.dtype or p.dim() > x.dim():  # more dimensions enlarge the host's state
+            return None
+        if p.shape != x.shape if name in alike else _strides(p, inner) is None:
             return None
     return CpuStep(neuron, config, x.shape, params, slots)

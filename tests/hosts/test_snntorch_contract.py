@@ -61,6 +61,25 @@ def test_decay_of_each_neuron_is_clamped(made: Any) -> None:
     assert layer.beta.grad.tolist() == [0, 0, 2]
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (2, 1), (3,), (1, 1, 1), (4, 1, 1)])
+@pytest.mark.parametrize("name", ["beta", "threshold", "graded_spikes_factor"])
+def test_parameters_of_any_shape_give_the_shapes_of_snntorch(name: str, shape: tuple[int, ...]) -> None:
+    """One value with more dimensions than the input enlarges spikes and states."""
+
+    def run(layer: Any) -> list[torch.Tensor]:
+        mem, out = torch.zeros(2, 3), []
+        for _ in range(3):
+            spk, mem = layer(torch.full((2, 3), 0.9), mem)
+            out += [spk, mem]
+        return out
+
+    def make() -> Any:
+        return L(**{"beta": 0.5, name: torch.full(shape, 0.8)})
+
+    for expected, got in zip(run(make()), run(plugin_accel.convert(make(), strict=True)), strict=True):
+        assert torch.equal(expected, got)
+
+
 @pytest.mark.parametrize(("delay", "which", "expected"), [(True, 1, -1.0), (True, 0, -0.818), (False, 1, -0.182)])
 def test_thresholds_learn(made: Any, delay: bool, which: int, expected: float) -> None:
     layer = made(L(0.5, learn_threshold=True, reset_delay=delay))
