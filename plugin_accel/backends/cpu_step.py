@@ -37,6 +37,7 @@ class CpuStep:
         self._none = (0,) * len(self._order)
         self._shapes = [p.shape for p in params]
         self._alike = [name in neuron.summed_inputs for name in neuron.params(config)]
+        self._of_spikes = {i for i, name in enumerate(neuron.params(config)) if name in neuron.of_spikes(config)}
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
         step = _C.Step(
             (neuron.index, 0, *config.packed_variant),
@@ -165,7 +166,8 @@ class CpuStep:
             g_x = made[0]
             if not needs[0]:
                 made[0] = None
-            made += [of_learned.get(i, g_x) for i in learned]
+            silent = self._of_spikes if grads[0] is None else ()
+            made += [None if i in silent else of_learned.get(i, g_x) for i in learned]
         return made
 
 

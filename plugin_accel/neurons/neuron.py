@@ -150,6 +150,10 @@ class Neuron(ABC):
         """Whether backward reads the states before the first step, with these gradients of parameters wanted."""
         return self.replays(config) or any(params_wanted)
 
+    def of_spikes(self, config: Any) -> tuple[str, ...]:
+        """Parameters that act on the output alone: where the output has no gradient, the hosts give them none."""
+        return ()
+
     @abstractmethod
     def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:
         """Spikes, dtype of `v`, without a gradient."""

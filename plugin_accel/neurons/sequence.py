@@ -202,11 +202,15 @@ class _Sequence(torch.autograd.Function):
             thresholds = call.neuron.thresholds(call.config, saved, rest[states + n_params :])
             dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
         g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
-        derived = call.derive(ctx.needs_input_grad, g.params) if call.derived else ()
+        params = g.params
+        if grads[0] is None and grads[1] is None and (silent := call.neuron.of_spikes(call.config)):
+            names = call.neuron.params(call.config)
+            params = tuple(None if n in silent else p for n, p in zip(names, params, strict=True))
+        derived = call.derive(ctx.needs_input_grad, params) if call.derived else ()
         g_x = g.x
         if call.time and g_x is not None and g_x.dim() == kept.dim():
             g_x = g_x.sum(call.config.time_dim)
-        return (None, g_x, *g.first, *g.params, *derived)
+        return (None, g_x, *g.first, *params, *derived)
 
 
 _once = torch.autograd.function.once_differentiable(_Sequence.backward)

@@ -36,6 +36,11 @@ class SnnTorchNeuron(Neuron):
 
     threshold_learns = True
 
+    def of_spikes(self, config: Any) -> tuple[str, ...]:
+        if not config.delay:
+            return ()
+        return ("graded",) if config.reset == "subtract" else ("graded", "threshold")
+
     def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:
         return fires(v, threshold)
 

@@ -80,6 +80,34 @@ def test_parameters_of_any_shape_give_the_shapes_of_snntorch(name: str, shape: t
         assert torch.equal(expected, got)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("delay", [True, False])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("name", ["Leaky", "Synaptic"])
+def test_parameters_without_a_part_in_the_loss_get_no_gradient(name: str, reset: str, delay: bool, steps: int) -> None:
+    """Zeros would let an optimizer's weight decay change what snnTorch leaves alone."""
+    options: dict[str, Any] = {"reset_mechanism": reset, "reset_delay": delay, "learn_threshold": True, "beta": 0.5}
+    options |= {"alpha": 0.9, "learn_alpha": True} if name == "Synaptic" else {"learn_graded_spikes_factor": True}
+
+    def gradients(layer: Any, position: int) -> dict[str, torch.Tensor | None]:
+        states: tuple[Any, ...] = ()
+        loss = torch.zeros(())
+        for _ in range(steps):
+            result = layer(torch.full((2, 3), 0.9), *states)
+            states = result[1:]
+            loss = loss + result[position].sum()
+        loss.backward()
+        return {key: p.grad for key, p in layer.named_parameters()}
+
+    for position in (0, -1):
+        expected = gradients(getattr(snn, name)(**options), position)
+        got = gradients(plugin_accel.convert(getattr(snn, name)(**options), strict=True), position)
+        assert {k for k, g in expected.items() if g is None} == {k for k, g in got.items() if g is None}
+        for key, g in expected.items():
+            if g is not None:
+                torch.testing.assert_close(got[key], g, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("delay", "which", "expected"), [(True, 1, -1.0), (True, 0, -0.818), (False, 1, -0.182)])
 def test_thresholds_learn(made: Any, delay: bool, which: int, expected: float) -> None:
     layer = made(L(0.5, learn_threshold=True, reset_delay=delay))
