@@ -93,7 +93,7 @@ def test_parameters_without_a_part_in_the_loss_get_no_gradient(name: str, reset:
         states: tuple[Any, ...] = ()
         loss = torch.zeros(())
         for _ in range(steps):
-            result = layer(torch.full((2, 3), 0.9), *states)
+            result = layer(torch.full((2, 3), 0.9, requires_grad=True), *states)
             states = result[1:]
             loss = loss + result[position].sum()
         loss.backward()
