@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "parse.h"
 #include "pool.h"
+#include "recurrent.h"
 #include "step.h"
 
 namespace py = pybind11;
@@ -22,6 +23,13 @@ Stream stream(const py::handle& h) {
   if (h.is_none()) return {nullptr, 0, 0, 0};
   PyObject* t = tuple(h, 4);
   return {address(item(t, 0)), integer(item(t, 1)), integer(item(t, 2)), integer(item(t, 3))};
+}
+
+// None or (address, by_outer, by_inner)
+ParamGradient param_gradient(const py::handle& h) {
+  if (h.is_none()) return {nullptr, false, false};
+  PyObject* t = tuple(h, 3);
+  return {address(item(t, 0)), integer(item(t, 1)) != 0, integer(item(t, 2)) != 0};
 }
 
 // A tuple with one entry per item of `to`; missing ones are left absent.
@@ -84,13 +92,59 @@ void backward(const py::handle& kind, const py::handle& shape, const py::handle&
   p.g_x = stream(g_x);
   each(g_first, p.g_first, kMaxStates, [](const py::handle& h) { return address(h.ptr()); });
   ParamGradient gradients[kMaxParams] = {};
-  each(wanted, gradients, kMaxParams, [](const py::handle& h) -> ParamGradient {
-    if (h.is_none()) return {nullptr, false, false};
-    PyObject* t = tuple(h, 3);
-    return {address(item(t, 0)), integer(item(t, 1)) != 0, integer(item(t, 2)) != 0};
-  });
+  each(wanted, gradients, kMaxParams, param_gradient);
   const py::gil_scoped_release release;
   run_backward(v, p, threads, gradients);
+}
+
+// sequence: shape, flags, params, x, kept, first, out, record, last as those of `forward`; its input is [samples, time, units]
+// connection: (slot or -1, weight, bias, spikes before the first step, heard); addresses, 0 for none
+recurrent::Call recurrent_call(const py::handle& sequence, const py::handle& connection) {
+  PyObject *t = tuple(sequence, 9), *w = tuple(connection, 5);
+  recurrent::Call c{};
+  c.p = problem(item(t, 0), item(t, 1), item(t, 2), item(t, 3), item(t, 4), item(t, 5));
+  c.p.out = stream(item(t, 6));
+  each(item(t, 7), c.p.record, kMaxStates, stream);
+  each(item(t, 8), c.p.last, kMaxStates, [](const py::handle& h) { return address(h.ptr()); });
+  c.slot = static_cast<int>(integer(item(w, 0)));
+  if (c.slot >= kMaxParams) throw py::value_error("recurrent call: expected a parameter's number or -1");
+  c.weight = static_cast<const float*>(address(item(w, 1)));
+  c.bias = static_cast<const float*>(address(item(w, 2)));
+  c.spikes = static_cast<const float*>(address(item(w, 3)));
+  c.heard = static_cast<float*>(address(item(w, 4)));
+  return c;
+}
+
+int64_t recurrent_forward(const py::handle& kind, const py::handle& sequence, const py::handle& connection,
+                          int threads) {
+  const Variant v = parse_variant(kind);
+  const recurrent::Call c = recurrent_call(sequence, connection);
+  const py::gil_scoped_release release;
+  return recurrent::run_forward(v, c, threads);
+}
+
+// incoming: gradients of out, kept, record, last; outgoing: gradients of x, first, params (as `backward`), spikes before
+// the first step, weight, bias
+void recurrent_backward(const py::handle& kind, const py::handle& sequence, const py::handle& connection,
+                        const py::handle& surrogate, const py::handle& incoming, const py::handle& outgoing,
+                        int threads) {
+  const Variant v = parse_variant(kind);
+  recurrent::Call c = recurrent_call(sequence, connection);
+  parse_surrogate(surrogate, c.p);
+  PyObject *in = tuple(incoming, 4), *to = tuple(outgoing, 6);
+  c.p.g_out = stream(item(in, 0));
+  c.p.g_kept = stream(item(in, 1));
+  each(item(in, 2), c.p.g_record, kMaxStates, stream);
+  each(item(in, 3), c.p.g_last, kMaxStates, [](const py::handle& h) { return static_cast<const void*>(address(h.ptr())); });
+  c.p.g_x = stream(item(to, 0));
+  each(item(to, 1), c.p.g_first, kMaxStates, [](const py::handle& h) { return address(h.ptr()); });
+  ParamGradient gradients[kMaxParams] = {};
+  each(item(to, 2), gradients, kMaxParams, param_gradient);
+  c.g_spikes = static_cast<float*>(address(item(to, 3)));
+  c.g_weight = static_cast<float*>(address(item(to, 4)));
+  c.g_bias = static_cast<float*>(address(item(to, 5)));
+  const py::gil_scoped_release release;
+  recurrent::run_backward(v, c, threads, gradients);
 }
 
 // The DLPack C structures (dmlc/dlpack, stable ABI), as far as a CPU tensor needs them.
@@ -175,6 +229,14 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU kernels of plugin_accel";
   m.def("forward", &forward);
   m.def("backward", &backward);
+  m.def("recurrent_forward", &recurrent_forward);
+  m.def("recurrent_backward", &recurrent_backward);
+  m.def("recurrent_dense_above", [] {
+    const recurrent::DenseAbove share = recurrent::dense_above();
+    return std::make_pair(share.product, share.outer);
+  });
+  m.def("set_recurrent_dense_above",
+        [](double product, double outer) { recurrent::set_dense_above({product, outer}); });
   m.def("empty", &empty);
   bind_step(m);
   m.def("isa", &isa, "the instruction set in use");

@@ -16,6 +16,8 @@
 
 #include "pool.h"
 
+using pool::Block;
+
 namespace {
 
 using Finder = const Kernels* (*)(const Variant&);
@@ -56,21 +58,6 @@ const bool watching_forks = [] {
 #endif
   return true;
 }();
-
-// Memory of the pool that lives as long as this object.
-class Block {
- public:
-  explicit Block(size_t bytes) : data_(bytes ? pool::take(bytes) : nullptr) {}
-  ~Block() {
-    if (data_) pool::give(data_);
-  }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-  char* data() const { return static_cast<char*>(data_); }
-
- private:
-  void* data_;
-};
 
 constexpr int64_t kNarrow = 64;             // layers narrower than this share a tile with other samples
 constexpr int64_t kParallelWork = 1 << 16;  // neuron steps below which a second thread costs more than it brings
@@ -194,6 +181,34 @@ const Kernels& find(const Variant& v) {
   throw std::invalid_argument("neuron variant: expected one of the compiled steps; check its options");
 }
 
+WantedSums wanted_sums(const Kernels& k, const ParamGradient* gradients) {
+  WantedSums wanted{0, kNoSums};
+  for (int i = 0; i < k.params; ++i) {
+    if (!gradients[i].to) continue;
+    ++wanted.count;
+    wanted.level = std::max<int>(wanted.level, i < k.decays ? kDecaySums : kAllSums);
+  }
+  return wanted;
+}
+
+void place_sums(const Kernels& k, const ParamGradient* gradients, double* sums, Problem& p) {
+  for (int i = 0; i < kMaxParams; ++i) {
+    const bool want = i < k.params && gradients[i].to;
+    p.g_param[i] = want ? sums : nullptr;
+    if (want) sums += p.outer * p.inner;
+  }
+}
+
+void hand_gradients(const Kernels& k, const Problem& p, const ParamGradient* gradients) {
+  for (int i = 0; i < k.params; ++i) {
+    if (!gradients[i].to) continue;
+    if (k.element_bytes == sizeof(double))
+      reduce<double>(p, p.g_param[i], gradients[i]);
+    else
+      reduce<float>(p, p.g_param[i], gradients[i]);
+  }
+}
+
 void run_forward(const Variant& v, Problem p, int threads, void* mean) {
   const Kernels& k = find(v);
   const int64_t columns = p.outer * p.inner;
@@ -219,19 +234,10 @@ void run_forward(const Variant& v, Problem p, int threads, void* mean) {
 void run_backward(const Variant& v, Problem p, int threads, const ParamGradient* gradients) {
   const Kernels& k = find(v);
   const int64_t columns = p.outer * p.inner;
-  int wanted = 0, level = kNoSums;
-  for (int i = 0; i < k.params; ++i) {
-    if (!gradients[i].to) continue;
-    ++wanted;
-    level = std::max<int>(level, i < k.decays ? kDecaySums : kAllSums);
-  }
-  const Block sums(sizeof(double) * static_cast<size_t>(columns) * static_cast<size_t>(wanted));
-  double* next = reinterpret_cast<double*>(sums.data());
-  for (int i = 0; i < kMaxParams; ++i) {
-    const bool want = i < k.params && gradients[i].to;
-    p.g_param[i] = want ? next : nullptr;
-    if (want) next += columns;
-  }
+  const WantedSums wanted = wanted_sums(k, gradients);
+  const int level = wanted.level;
+  const Block sums(sizeof(double) * static_cast<size_t>(columns) * static_cast<size_t>(wanted.count));
+  place_sums(k, gradients, reinterpret_cast<double*>(sums.data()), p);
   if (columns > 0) {
     p.stream = exceeds_cache(p, 1, k.element_bytes);
     int64_t limit = kTileColumns;
@@ -249,11 +255,5 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
       k.backward(p, cut.at(i, p), mine, mine + ws_bytes, level);
     });
   }
-  for (int i = 0; i < k.params; ++i) {
-    if (!gradients[i].to) continue;
-    if (v.fp64)
-      reduce<double>(p, p.g_param[i], gradients[i]);
-    else
-      reduce<float>(p, p.g_param[i], gradients[i]);
-  }
+  hand_gradients(k, p, gradients);
 }

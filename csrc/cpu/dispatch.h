@@ -19,6 +19,16 @@ bool in_forked_child();  // where OpenMP's threads are gone
 
 const Kernels& find(const Variant&);  // throws std::invalid_argument
 
+// The sums over time that gradients of parameters are made of: how many, and of what kind.
+struct WantedSums {
+  int count, level;
+};
+WantedSums wanted_sums(const Kernels&, const ParamGradient* gradients);
+// Points p.g_param at its parts of `sums`, [count][outer, inner].
+void place_sums(const Kernels&, const ParamGradient* gradients, double* sums, Problem& p);
+// Sums p.g_param over columns, in an order that is the same for every thread count.
+void hand_gradients(const Kernels&, const Problem& p, const ParamGradient* gradients);
+
 // mean: where the mean of `out` over everything goes (working precision), or nullptr
 void run_forward(const Variant&, Problem, int threads, void* mean);
 void run_backward(const Variant&, Problem, int threads, const ParamGradient* gradients);

@@ -21,16 +21,9 @@ constexpr int64_t kTileRows = 8, kMostTiles = 64;
 constexpr int64_t kPartialBytes = int64_t(256) << 20;  // most that the tiles' own sums of dR take together
 constexpr int64_t kParallelWork = 1 << 14;             // units' steps below which a second thread costs too much
 
-class Block {
- public:
-  explicit Block(int64_t bytes) : data_(pool::take(static_cast<size_t>(std::max<int64_t>(bytes, 1)))) {}
-  ~Block() { pool::give(data_); }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-  char* data() const { return static_cast<char*>(data_); }
-
- private:
-  void* data_;
+// Of at least one byte: what is absent is told by its address elsewhere.
+struct Block : pool::Block {
+  explicit Block(int64_t bytes) : pool::Block(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {}
 };
 
 const Kernels& find(bool fp64) {

@@ -1,6 +1,6 @@
 // What one tile keeps while it goes backward, and the sums it gathers.
 #pragma once
-#include "outer.h"
+#include "../sums/outer.h"
 #include "rows.h"
 
 namespace egru {

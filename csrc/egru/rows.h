@@ -1,11 +1,12 @@
 // Workspaces, and rows of a problem: what both time loops read and write.
 #pragma once
-#include "vector.h"
+#include "../sums/vector.h"
+#include "problem.h"
 
 namespace egru {
 namespace PA_ISA {
 
-PA_HD int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
+using namespace sums::PA_ISA;
 
 // Hands out parts of a workspace.
 class Arena {

@@ -8,18 +8,17 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
-from plugin_accel.backends import cpu_sequence, cpu_step
+from plugin_accel.backends import cpu_recurrent, cpu_sequence, cpu_step
 from plugin_accel.backends.cpu_arguments import Parameter, alike_of, static_of
+from plugin_accel.backends.cpu_memory import POOLED_BYTES, pooled
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import Layout, layout_of
 from plugin_accel.neurons.prepared import PreparedSequence, PreparedStep
 
 _CPU = torch.device("cpu")  # named at every allocation: the default device of the context may be another
-_POOLED_BYTES = 1 << 16  # below this a fresh allocation costs no page fault worth saving
 
 Row = tuple[int, int, int, int]
 """(address, outer stride, time stride, inner stride)"""
@@ -47,22 +46,17 @@ def _set_pool_limit() -> None:
 _set_pool_limit()
 
 
-def _pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    made: Tensor = from_dlpack(_C.empty(shape, strides, dtype.itemsize))
-    return made
-
-
 def _sequence(layout: Layout, dtype: torch.dtype) -> Tensor:
     """Uninitialised memory of the input's shape."""
-    if layout.elements * dtype.itemsize >= _POOLED_BYTES:
-        return _pooled(layout.shape, layout.strides, dtype)
+    if layout.elements * dtype.itemsize >= POOLED_BYTES:
+        return pooled(layout.shape, layout.strides, dtype)
     return torch.empty_strided(layout.shape, layout.strides, dtype=dtype, device=_CPU)
 
 
 def _state(layout: Layout, dtype: torch.dtype) -> Tensor:
     """Uninitialised memory of a state's shape."""
-    if layout.elements * dtype.itemsize >= _POOLED_BYTES and prod(layout.state_shape) * dtype.itemsize >= _POOLED_BYTES:
-        return _pooled(layout.state_shape, layout.state_strides, dtype)
+    if layout.elements * dtype.itemsize >= POOLED_BYTES and prod(layout.state_shape) * dtype.itemsize >= POOLED_BYTES:
+        return pooled(layout.state_shape, layout.state_strides, dtype)
     return torch.empty_strided(layout.state_shape, layout.state_strides, dtype=dtype, device=_CPU)
 
 
@@ -215,6 +209,9 @@ class CpuBackend:
                 ]
             ),
         )
+
+    recurrent_forward = staticmethod(cpu_recurrent.forward)
+    recurrent_backward = staticmethod(cpu_recurrent.backward)
 
     def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
         """A single step to be called again and again; see `neurons.prepared`."""

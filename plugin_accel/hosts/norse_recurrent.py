@@ -22,7 +22,8 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons import NorseConfig, run_unchecked
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, run_step
-from plugin_accel.neurons.recurrent import KernelStep, run_recurrent
+from plugin_accel.neurons.recurrent import KernelStep, RecurrentResult, run_recurrent
+from plugin_accel.neurons.recurrent_loop import Connection, Loop, Run, offers, run_loop
 
 FP32, FP64 = torch.float32, torch.float64
 
@@ -91,7 +92,6 @@ def _dense(what: str, t: Any, x: Tensor, shape: tuple[int, ...], settled: bool =
 
 @dataclass(frozen=True)
 class _Ready:
-    step: PreparedStep | None
     backend: Backend
     config: NorseConfig
     drive: Tensor
@@ -129,10 +129,12 @@ def _prepare(form: RecurrentForm, layer: Any, x: Tensor, state: Any, time_dim: i
     backend = backends.choose(x.device, x.dtype, ours.neuron.name)
     if backend is None:
         raise Refused(f"no backend for {x.dtype} on {x.device}")
-    prepare = getattr(backend, "prepare", None)
-    sample = drive.detach()[0] if time_dim == 0 else drive.detach()
-    step = None if prepare is None else prepare(ours.neuron, settings, sample, [*params, sample])
-    return _Ready(step, backend, settings, drive, states, params, weight)
+    return _Ready(backend, settings, drive, states, params, weight)
+
+
+def _step(form: RecurrentForm, ready: _Ready, like: Tensor) -> PreparedStep | None:
+    prepare = getattr(ready.backend, "prepare", None)
+    return None if prepare is None else prepare(form.form.neuron, ready.config, like, [*ready.params, like])
 
 
 def recurrent_step(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -144,8 +146,9 @@ def recurrent_step(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -> tu
     ready = _prepare(form, layer, x, state, STEP)
     z, *states = ready.states
     params = [*ready.params, linear(z, ready.weight)]
-    if ready.step is not None:
-        out, *last = run_step(ready.step, ready.drive, states, params)
+    step = _step(form, ready, ready.drive.detach())
+    if step is not None:
+        out, *last = run_step(step, ready.drive, states, params)
         return out, form.make(out, last)
     made = run_unchecked(form.form.neuron, ready.backend, ready.config, ready.drive, states, params)
     return made.out, form.make(made.out, made.last)
@@ -160,8 +163,14 @@ def recurrent_sequence(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -
     ready = _prepare(form, layer, x, state, 0)
     z, *states = ready.states
     record = bool(layer.record_states)
-    step = ready.step or KernelStep(ready.backend, form.form.neuron, ready.config, ready.params)
-    made = run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
+    neuron, backend = form.form.neuron, ready.backend
+    made: Run | RecurrentResult
+    if offers(backend, ready.config, ready.drive):
+        loop = Loop(neuron, backend, ready.config, 0, False, record, len(states), ())
+        made = run_loop(loop, ready.drive, Connection(ready.weight, None, z), states, ready.params)
+    else:
+        step = _step(form, ready, ready.drive.detach()[0]) or KernelStep(backend, neuron, ready.config, ready.params)
+        made = run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
     if record:
         return made.out, form.make(made.out, made.records)
     return made.out, form.make(made.out[-1].clone(), made.last)

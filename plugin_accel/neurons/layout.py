@@ -113,7 +113,7 @@ def layout_of(x: Tensor, time_dim: int) -> Layout:
     """The layout of a call with input `x`."""
     shape = tuple(x.shape)
     if x.is_contiguous() and not torch.compiler.is_compiling():
-        return _contiguous_layout(shape, time_dim)
+        return contiguous_layout(shape, time_dim)
     return _layout(shape, tuple(x.stride()), time_dim)
 
 
@@ -123,7 +123,8 @@ def symbolic_layout_of(x: Tensor, time_dim: int) -> Layout:
 
 
 @lru_cache(maxsize=512)
-def _contiguous_layout(shape: tuple[int, ...], time_dim: int) -> Layout:
+def contiguous_layout(shape: tuple[int, ...], time_dim: int) -> Layout:
+    """The layout of a call with a contiguous input of this shape."""
     return _layout(shape, contiguous_strides(shape), time_dim)
 
 

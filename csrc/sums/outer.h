@@ -1,12 +1,11 @@
-// The gradient of the recurrent weights: sums of outer products of active units with the gates' gradients.
+// The gradient of weights that spikes come through: sums of outer products of active units with rows of a gradient.
 #pragma once
-#include "rows.h"
 #include "vector.h"
 
-namespace egru {
+namespace sums {
 namespace PA_ISA {
 
-// Some columns of one row of dR: out += sum over entries e of y[e] dq[row[e]].
+// Some columns of one row of dW: out += sum over entries e of y[e] dq[row[e]].
 template <class R, int Vectors>
 inline void add_rows(const R* y, const int32_t* row, int count, const R* dq, int64_t ldq, R* out) {
   using V = Vec<R>;
@@ -23,7 +22,7 @@ inline void add_rows(const R* y, const int32_t* row, int count, const R* dq, int
   for (int j = 0; j < Vectors; ++j) sum[j].store(out + j * V::width);
 }
 
-// dR += y^T dq from the active units alone, listed for each row of dR with room for `room`. A few columns for all rows
+// dW += y^T dq from the active units alone, listed for each row of dW with room for `room`. A few columns for all rows
 // at a time: those columns of dq then stay in L1.
 template <class R>
 void add_outer(const R* y, const int32_t* row, const int32_t* counts, int64_t room, int64_t hidden, const R* dq,
@@ -41,4 +40,4 @@ void add_outer(const R* y, const int32_t* row, const int32_t* counts, int64_t ro
 }
 
 }  // namespace PA_ISA
-}  // namespace egru
+}  // namespace sums

@@ -1,0 +1,30 @@
+#include "../recurrent/kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define PA_ISA avx2
+#define PA_VECTOR_AVX2
+#include "../recurrent/products.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const recurrent::Kernels* recurrent::find_avx2() { return avx2::kernels(); }
+#else
+const recurrent::Kernels* recurrent::find_avx2() { return nullptr; }
+#endif

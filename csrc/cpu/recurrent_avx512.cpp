@@ -1,0 +1,30 @@
+#include "../recurrent/kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#endif
+
+#define PA_ISA avx512
+#define PA_VECTOR_AVX512
+#include "../recurrent/products.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const recurrent::Kernels* recurrent::find_avx512() { return avx512::kernels(); }
+#else
+const recurrent::Kernels* recurrent::find_avx512() { return nullptr; }
+#endif
