@@ -19,7 +19,7 @@
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ISA avx512
-#define PA_VECTOR_AVX512
+#define PA_EGRU_AVX512
 #include "../egru/tile_back.h"
 
 #if defined(__clang__)

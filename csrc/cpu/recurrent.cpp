@@ -19,7 +19,7 @@ constexpr int64_t kNarrow = 64;              // layers narrower than this share 
 constexpr int64_t kParallelWork = 1 << 14;   // neuron steps below which a second thread costs too much
 
 // Measured where the products take equally long: rows of 256 to 1024 units, AVX-512.
-std::atomic<double> product_above{0.4}, outer_above{0.25};
+std::atomic<double> product_above{0.4}, outer_above{0.3};
 
 const Kernels& find() {
   const std::string name = isa();

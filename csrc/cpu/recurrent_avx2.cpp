@@ -15,7 +15,7 @@
 #endif
 
 #define PA_ISA avx2
-#define PA_VECTOR_AVX2
+#define PA_EGRU_AVX2
 #include "../recurrent/products.h"
 
 #if defined(__clang__)

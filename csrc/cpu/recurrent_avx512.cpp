@@ -15,7 +15,7 @@
 #endif
 
 #define PA_ISA avx512
-#define PA_VECTOR_AVX512
+#define PA_EGRU_AVX512
 #include "../recurrent/products.h"
 
 #if defined(__clang__)

@@ -67,7 +67,7 @@ template <class R>
 void settle(const Problem& p, const BackwardSpace<R>& s, const Sums& to, R* g_recurrent) {
   const int64_t n = s.n;
   if (g_recurrent) {
-    add_outer(s.value, s.entry, s.entries, s.room, n, s.ring, s.ldq, g_recurrent);
+    sums::PA_ISA::add_outer(s.value, s.entry, s.entries, s.room, n, s.ring, s.ldq, g_recurrent);
     fill(s.entries, n, 0);
   }
   drain(s.sums, to.bias, 2 * n, to.recurrent_bias);

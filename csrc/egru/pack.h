@@ -17,7 +17,7 @@ void pack(const Problem& p, void* packed, bool transposed) {
   const int64_t hidden = p.hidden;
   const R* weights = static_cast<const R*>(p.recurrent);
   R* to = static_cast<R*>(packed);
-  if (transposed) return pack_panels(weights, hidden, 3 * hidden, 3 * hidden, 1, to);
+  if (transposed) return sums::PA_ISA::pack_panels(weights, hidden, 3 * hidden, 3 * hidden, 1, to);
   for (int64_t n = 0; n < hidden; n += W)
     for (int64_t k = 0; k < hidden; ++k)
       for (int64_t j = 0; j < 3; ++j)

@@ -6,6 +6,8 @@
 namespace egru {
 namespace PA_ISA {
 
+using namespace sums::PA_ISA;
+
 // Panels, see pack.h: `Vectors` vectors of one k side by side.
 //   forward:  q = y R; a panel holds z, r and g of one vector of units: [H / W][k < H][3][W]
 //   backward: dy = dq R^T; panels of three vectors of units, the last of what is left: [..][k < 3H][3][W]

@@ -1,12 +1,9 @@
 // Workspaces, and rows of a problem: what both time loops read and write.
 #pragma once
-#include "../sums/vector.h"
-#include "problem.h"
+#include "vector.h"
 
 namespace egru {
 namespace PA_ISA {
-
-using namespace sums::PA_ISA;
 
 // Hands out parts of a workspace.
 class Arena {

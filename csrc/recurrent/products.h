@@ -127,23 +127,35 @@ inline void add_dense(const OuterSpace& s, const float* const* spikes, int64_t r
   }
 }
 
-inline void add_chunk(const Outer& p, const OuterSpace& s, const float* const* spikes, int64_t rows) {
-  if (!finite(s.g, rows * s.width)) return add_dense(s, spikes, rows, p.units);
-  int64_t total = 0;
-  for (int64_t k = 0; k < p.units; ++k) s.counts[k] = 0;
+inline int64_t count(const float* v, int64_t n) {
+  int found = 0;
+#pragma omp simd reduction(+ : found)
+  for (int64_t i = 0; i < n; ++i) found += v[i] != 0.0f;
+  return found;
+}
+
+// sum += z^T g by active units, listed for each unit.
+inline void add_active(const OuterSpace& s, const float* const* spikes, int64_t rows, int64_t units) {
+  memset(s.counts, 0, static_cast<size_t>(units) * sizeof(int32_t));
   for (int64_t r = 0; r < rows; ++r) {
-    const int active = nonzero(spikes[r], p.units, s.active);
-    total += active;
+    const int active = nonzero(spikes[r], units, s.active);
     for (int e = 0; e < active; ++e) {
       const int64_t k = s.active[e], free = k * kChunk + s.counts[k]++;
       s.entry[free] = static_cast<int32_t>(r);
       s.value[free] = spikes[r][k];
     }
   }
-  if (static_cast<double>(total) > p.dense_above * static_cast<double>(rows * p.units))
+  add_outer(s.value, s.entry, s.counts, kChunk, units, s.g, s.width, s.sum);
+}
+
+inline void add_chunk(const Outer& p, const OuterSpace& s, const float* const* spikes, int64_t rows) {
+  int64_t active = 0;
+  for (int64_t r = 0; r < rows; ++r) active += count(spikes[r], p.units);
+  const bool many = static_cast<double>(active) > p.dense_above * static_cast<double>(rows * p.units);
+  if (many || !finite(s.g, rows * s.width))
     add_dense(s, spikes, rows, p.units);
   else
-    add_outer(s.value, s.entry, s.counts, kChunk, p.units, s.g, s.width, s.sum);
+    add_active(s, spikes, rows, p.units);
 }
 
 inline void outer(const Outer& p, int64_t first, int64_t last, void* scratch) {

@@ -1,9 +1,11 @@
 // The gradient of weights that spikes come through: sums of outer products of active units with rows of a gradient.
 #pragma once
-#include "vector.h"
+#include "../egru/vector.h"
 
 namespace sums {
 namespace PA_ISA {
+
+using egru::PA_ISA::Vec;
 
 // Some columns of one row of dW: out += sum over entries e of y[e] dq[row[e]].
 template <class R, int Vectors>

@@ -1,10 +1,14 @@
 // Products of rows with packed weights: dense in registers, or the weights' rows of the non-zero values alone. Every sum
 // runs over k in order in one chain, so that leaving out the zeros changes no bit (with finite weights).
 #pragma once
-#include "vector.h"
+#include "../egru/vector.h"
 
 namespace sums {
 namespace PA_ISA {
+
+using egru::PA_ISA::nonzero;
+using egru::PA_ISA::round_up;
+using egru::PA_ISA::Vec;
 
 constexpr int64_t kAhead = 8;  // rows of a panel that are on their way from L2
 

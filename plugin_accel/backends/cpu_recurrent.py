@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ def _row(t: Tensor, time_dim: int) -> Row | None:
     outer = [(n, s) for n, s in outer if n != 1]
     if (sizes[-1] != 1 and strides[-1] != 1) or t.is_neg():
         return None
-    for (_, s), (n, next_s) in zip(outer, outer[1:], strict=False):
+    for (_, s), (n, next_s) in pairwise(outer):
         if s != n * next_s:
             return None
     sample = outer[-1][1] if outer else sizes[-1]
@@ -62,6 +63,10 @@ def _walkable(t: Tensor, time_dim: int) -> tuple[Tensor, Row]:
 
 def _address(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
+
+
+def _fresh(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 class _Arguments:
@@ -110,7 +115,7 @@ def forward(
     kept = empty(shape.full) if keep else None
     records = tuple([empty(shape.by_time) for _ in first]) if record else ()
     heard = empty(shape.by_time) if hear else None
-    last = tuple([torch.empty(shape.state, dtype=torch.float32, device="cpu") for _ in first])
+    last = tuple([_fresh(shape.state) for _ in first])
     first = [s.contiguous() for s in first]
     _C.recurrent_forward(
         with_.static.variant,
@@ -153,9 +158,11 @@ def backward(call: Loop, held: Held, connection: Connection, grads: Grads, wante
         return alive[-1].data_ptr()
 
     g_x = empty(shape.full)
-    g_first = tuple([torch.empty(shape.state, dtype=torch.float32, device="cpu") if want else None for want in wanted.first])
+    g_first = tuple(
+        [torch.empty(shape.state, dtype=torch.float32, device="cpu") if want else None for want in wanted.first]
+    )
     g_weight, g_bias, g_spikes = (
-        torch.empty(t.shape, dtype=torch.float32, device="cpu") if want and t is not None else None
+        _fresh(t.shape) if want and t is not None else None
         for t, want in zip(connection, (wanted.weight, wanted.bias, wanted.spikes), strict=True)
     )
     g_params = [

@@ -6,7 +6,7 @@ Each class subclasses the layer of the same name, adds no constructor, member or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from plugin_accel.hosts import sinabs_options
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_call import (
-    Call,
-    StateShape,
     alif_call,
     lif_call,
     own_states,
@@ -27,8 +25,8 @@ from plugin_accel.hosts.sinabs_call import (
     shape_states_or_zero,
 )
 from plugin_accel.hosts.sinabs_quick import quick_call
+from plugin_accel.hosts.sinabs_recurrent import late_recordings, recurrent, state_shape_of
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF
-from plugin_accel.neurons.layout import STEP
 
 _fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
@@ -41,13 +39,6 @@ def last_fallback(module: nn.Module) -> str | None:
 def _refused(layer: nn.Module, why: Refused) -> None:
     if not torch.compiler.is_compiling():
         _fallbacks[layer] = str(why)
-
-
-def _state_shape(x: Tensor) -> StateShape:
-    shape = tuple(x.shape)
-    if len(shape) < 2 or shape[1] == 0:
-        raise Refused(f"input has shape {shape}; the kernels take batch, time >= 1, ...")
-    return shape[:1] + shape[2:]
 
 
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # torch >= 2.7
@@ -73,56 +64,6 @@ def _late(before_reset: Tensor, last: Tensor) -> Tensor:
     return torch.cat([before_reset[:, 1:], last.unsqueeze(1)], 1)
 
 
-def _recurrent(
-    layer: Any, x: Tensor, make: Callable[..., Call]
-) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
-    """The host's loop over time with one fused step each: (spikes, last states, what was recorded of each step).
-
-    The recurrent input is zero at the first step of every call, and `rec_connect` also sees the last step's spikes.
-
-    Raises:
-        Refused: before anything ran or changed.
-    """
-    state_shape = _state_shape(x)
-    if not isinstance(x, Tensor):
-        raise Refused(f"input is a {type(x).__name__}")
-    why = sinabs_options.reasons(layer)
-    if why:
-        raise Refused("; ".join(why))
-    feedback = torch.zeros(state_shape, device=x.device)
-    inputs = x.unbind(1)
-    total = inputs[0] + feedback
-    call = make(layer, total, state_shape, STEP)
-    shape_states_or_zero(layer, state_shape)
-    states: Sequence[Tensor] = own_states(layer, call)
-    recorded: dict[str, list[Tensor]] = {name: [] for name in ("kept", *call.names)} if layer.record_states else {}
-    record = bool(recorded)
-    out = []
-    for t, x_t in enumerate(inputs):
-        if t > 0:
-            given = total.dtype
-            total = x_t + feedback
-            if total.dtype is not given:  # autocast: rec_connect's output may be narrower than the zeros before it
-                call = make(layer, total, state_shape, STEP)
-        step = call.run(total, states, keep=record, record=record)
-        states = step.last
-        out.append(step.out)
-        for name, value in zip(recorded, (step.kept, *step.records), strict=False):
-            recorded[name].append(value)  # type: ignore[arg-type]
-        feedback = layer.rec_connect(step.out).reshape(state_shape)
-    return torch.stack(out, 1), dict(zip(call.names, states, strict=True)), recorded
-
-
-def _recordings(recorded: dict[str, list[Tensor]], last: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Recordings of a recurrent layer: those of step t are what step t + 1 overwrites them with."""
-    if not recorded:
-        return {}
-    made = {"v_mem": torch.stack([*recorded["kept"][1:], last["v_mem"]], 1)}
-    if "i_syn" in recorded:
-        made["i_syn"] = torch.stack([*recorded["i_syn"][1:], last["i_syn"]], 1)
-    return made
-
-
 class LIF(sl.LIF):
     __doc__ = sl.LIF.__doc__
 
@@ -135,7 +76,7 @@ class LIF(sl.LIF):
                 attributes["i_syn"] = None
             return quick[0]
         try:
-            state_shape = _state_shape(input_data)
+            state_shape = state_shape_of(input_data)
             call = lif_call(self, input_data, state_shape, 1)
             shape_states(self, state_shape)
             states = own_states(self, call)
@@ -178,11 +119,11 @@ class LIFRecurrent(sl.LIFRecurrent):
 
     def forward(self, input_data: Tensor) -> Tensor:
         try:
-            out, last, recorded = _recurrent(self, input_data, lif_call)
+            out, last, recorded = recurrent(self, input_data, lif_call)
         except Refused as why:
             _refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
-        attributes = {"recordings": _recordings(recorded, last), "firing_rate": out.sum() / out.numel()}
+        attributes = {"recordings": late_recordings(recorded, last), "firing_rate": out.sum() / out.numel()}
         _assign(self, last, **attributes, **({} if "i_syn" in last else {"i_syn": None}))
         return out
 
@@ -201,7 +142,7 @@ class ALIF(sl.ALIF):
     def forward(self, input_data: Tensor) -> Tensor:
         record = self.record_states
         try:
-            state_shape = _state_shape(input_data)
+            state_shape = state_shape_of(input_data)
             call = alif_call(self, input_data, state_shape, 1)
             shape_states_or_zero(self, state_shape)
             states = own_states(self, call)
@@ -235,17 +176,17 @@ class ALIFRecurrent(sl.ALIFRecurrent):
 
     def forward(self, input_data: Tensor) -> Tensor:
         try:
-            out, last, recorded = _recurrent(self, input_data, alif_call)
+            out, last, recorded = recurrent(self, input_data, alif_call)
         except Refused as why:
             _refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
         b = last["b"].to(self.b.dtype)
-        recordings = _recordings(recorded, last)
+        made = late_recordings(recorded, last)
         if recorded:
-            b_records = torch.stack(recorded["b"], 1).to(b.dtype)
-            recordings |= {"b": b_records, "spike_threshold": _threshold_after(self, b_records)}
+            b_records = torch.stack(list(recorded["b"]), 1).to(b.dtype)
+            made |= {"b": b_records, "spike_threshold": _threshold_after(self, b_records)}
         states = {"v_mem": last["v_mem"], "b": b, "spike_threshold": _threshold_after(self, b)}
-        _assign(self, states, recordings=recordings, firing_rate=out.sum() / out.numel())
+        _assign(self, states, recordings=made, firing_rate=out.sum() / out.numel())
         return out
 
 

@@ -188,14 +188,9 @@ def call(
         raise Refused(f"inhibition is for inputs of two dimensions, got {len(shape)}")
     dtype = compute_dtype(x, form.low and options.reset != "none")
     states = first_states(layer, form.states, given, x, shape, dtype)
-    before, after = form.params(layer)
     threshold = layer.threshold
     graded = one(dtype, x.device) if options.inhibition else layer.graded_spikes_factor
-    names = [n for n in form.neuron.kernel_params if n != "recurrent"]
-    params = [
-        as_param({"graded": "graded_spikes_factor"}.get(n, n), p, x, dtype, shape)
-        for n, p in zip(names, (*before, threshold, graded, *after), strict=True)
-    ]
+    params = parameters(form, layer, x, dtype, shape, graded)
     if recurrent is not None:
         params.append(recurrent.to(dtype))
     narrow = threshold.dim() == 0 and threshold.dtype is FP64
@@ -229,6 +224,18 @@ def call(
         records[mem] = result.kept
     layer._buffers.update(zip(form.states, last, strict=True))
     return Stepped(spikes, last, tuple(r if want else None for r, want in zip(records, record, strict=False)))
+
+
+def parameters(
+    form: Form, layer: Any, x: Tensor, dtype: torch.dtype, shape: Sequence[int], graded: Tensor
+) -> list[Tensor]:
+    """The layer's parameters in the kernels' order, without a recurrent input."""
+    before, after = form.params(layer)
+    names = [n for n in form.neuron.kernel_params if n != "recurrent"]
+    return [
+        as_param({"graded": "graded_spikes_factor"}.get(n, n), p, x, dtype, shape)
+        for n, p in zip(names, (*before, layer.threshold, graded, *after), strict=True)
+    ]
 
 
 def _zeros(x: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

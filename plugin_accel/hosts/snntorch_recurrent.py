@@ -1,4 +1,7 @@
-"""snnTorch layers that hear their own spikes: the module `recurrent` runs in torch, once per step, the rest fused."""
+"""snnTorch layers that hear their own spikes: a sequence is one loop in the backend where `recurrent` is a matrix.
+
+Elsewhere that module runs in torch, once per step, and the rest is fused.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugin_accel.hosts.inputs import check_input
+from plugin_accel import backends
+from plugin_accel.hosts import snntorch_options as so
+from plugin_accel.hosts.connections import linear_of
+from plugin_accel.hosts.inputs import check_input, is_watched
 from plugin_accel.hosts.sequences import Refused
-from plugin_accel.hosts.snntorch_call import FP64, Form, Stepped, call, compute_dtype, first_states
+from plugin_accel.hosts.snntorch_call import (
+    FP32,
+    FP64,
+    Form,
+    Stepped,
+    call,
+    compute_dtype,
+    first_states,
+    parameters,
+)
 from plugin_accel.hosts.snntorch_step import is_prepared, quick_step
 from plugin_accel.neurons.layout import STEP
+from plugin_accel.neurons.recurrent_loop import Connection, Loop, offers, run_loop
 
 
 def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[Any]) -> Stepped:
@@ -41,6 +57,40 @@ def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[
     return result
 
 
+def _loop(form: Form, layer: Any, x: Tensor, given: Sequence[Any], record: Sequence[bool]) -> Stepped | None:
+    """The whole sequence in the backend; None where a step at a time must be gone."""
+    if torch.compiler.is_compiling() or is_watched() or type(x) is not Tensor or x.dtype is not FP32 or x.dim() < 2:
+        return None
+    options, matrix = form.options(layer), linear_of(layer.recurrent, x.shape[-1])
+    if matrix is None or options.reasons or options.inhibition or not options.spikes_learn:
+        return None
+    if not options.delay and so.mechanism_differs(layer):
+        return None
+    check_input(x)
+    backend, config = backends.choose(x.device, FP32, form.neuron.name), so.config(options, True, False, STEP)
+    if backend is None or not offers(backend, config, x):
+        return None
+    shape = x.shape[1:]
+    spk, *states = [
+        torch.zeros(shape, dtype=FP32, device=x.device) if s is None else s.contiguous()
+        for s in first_states(layer, form.arguments, given, x, shape, FP32)
+    ]
+    params = parameters(form, layer, x, FP32, shape, layer.graded_spikes_factor)
+    mem = form.states.index("mem")
+    # The kernels keep the membrane before the reset, which with a delay is the membrane.
+    others = any(wanted and (i != mem or not options.delay) for i, wanted in enumerate(record))
+    loop = Loop(form.neuron, backend, config, 0, options.delay and bool(record[mem]), others, len(states), ())
+    connection = Connection(matrix.weight, matrix.bias, spk)
+    made = run_loop(loop, x, connection, [states[i] for i in form.order], params)
+    back = [form.order.index(i) for i in range(len(states))]
+    last = tuple(made.last[i] for i in back)
+    records: list[Tensor | None] = [made.records[i] if others else None for i in back]
+    if options.delay:
+        records[mem] = made.kept
+    layer._buffers.update(zip(form.arguments, (made.out[-1].clone(), *last), strict=True))
+    return Stepped(made.out, last, tuple(r if want else None for r, want in zip(records, record, strict=True)))
+
+
 def recurrent_sequence(form: Form, layer: Any, x: Tensor, given: Sequence[Any], record: Sequence[bool]) -> Stepped:
     """`recurrent_call` for every step of [T, ...]; `given` starts with the spikes.
 
@@ -49,6 +99,9 @@ def recurrent_sequence(form: Form, layer: Any, x: Tensor, given: Sequence[Any], 
     """
     if x.shape[0] == 0:
         raise Refused("there are no time steps")
+    looped = _loop(form, layer, x, given, record)
+    if looped is not None:
+        return looped
     spikes, records = [], []
     spk, *states = given
     before = dict(layer._buffers)

@@ -6,7 +6,7 @@ A backend that has such a loop offers `RecurrentKernels`; for the others there i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -96,20 +96,26 @@ class RecurrentKernels(Protocol):
     """What a backend with such a loop has beside `Kernels`. Tensors are fp32, dense along the last dimension."""
 
     def recurrent_forward(
-        self, call: Loop, x: Tensor, connection: Connection, first: Sequence[Tensor], params: Sequence[Tensor],
-        *, keep: bool, record: bool, hear: bool,
+        self,
+        call: Loop,
+        x: Tensor,
+        connection: Connection,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        *,
+        keep: bool,
+        record: bool,
+        hear: bool,
     ) -> Run:
         """Runs a sequence; `keep`, `record`, `hear` say what is handed back."""
         ...
 
-    def recurrent_backward(
-        self, call: Loop, held: Held, connection: Connection, grads: Grads, wanted: Wants
-    ) -> Back:
+    def recurrent_backward(self, call: Loop, held: Held, connection: Connection, grads: Grads, wanted: Wants) -> Back:
         """Gradients of a sequence."""
         ...
 
 
-def offers(kernels: Any, config: Config, x: Tensor) -> bool:
+def offers(kernels: object, config: Config, x: Tensor) -> TypeGuard[RecurrentKernels]:
     """Whether a backend runs such a sequence as one call."""
     return (
         hasattr(kernels, "recurrent_forward")
@@ -135,7 +141,13 @@ class _Loop(torch.autograd.Function):
         reads_x, reads_states = any(summed), call.neuron.reads_first(call.config, summed)
         added = "recurrent" not in call.neuron.params(call.config)
         made = call.kernels.recurrent_forward(
-            call, x, Connection(weight, bias, spikes), first, params, keep=True, record=call.record or reads_states,
+            call,
+            x,
+            Connection(weight, bias, spikes),
+            first,
+            params,
+            keep=True,
+            record=call.record or reads_states,
             hear=reads_x,
         )
         assert made.kept is not None
@@ -169,7 +181,7 @@ class _Loop(torch.autograd.Function):
             Held(x, Run(out, (), kept, records, heard), first, params),
             Connection(weight, bias, spikes),
             Grads(grads[0], grads[1], grads[2 : 2 + n], grads[2 + n :]),
-            Wants(*needs[2:5], needs[5 : 5 + n], _wanted(call, needs, len(params))),
+            Wants(needs[2], needs[3], needs[4], needs[5 : 5 + n], _wanted(call, needs, len(params))),
         )
         taus: list[Tensor | None] = []
         for d, need in zip(call.derived, needs[5 + n + len(params) :], strict=True):
@@ -178,7 +190,11 @@ class _Loop(torch.autograd.Function):
             if g is not None:
                 g = ((g if rest_of is None else g - rest_of) * d.slope).sum_to_size(d.tau.shape)
             taus.append(g)
-        own = needs[5 + n : 5 + n + len(params)]
+        own = list(needs[5 + n : 5 + n + len(params)])
+        if grads[0] is None and out.shape[call.time_dim] == 1:  # the spikes reach nothing
+            silent = call.neuron.of_spikes(call.config)
+            names = [name for name in call.neuron.params(call.config) if name != "recurrent"]
+            own = [need and name not in silent for need, name in zip(own, names, strict=True)]
         return (
             None,
             back.x if needs[1] else None,
@@ -203,9 +219,7 @@ def _wanted(call: Loop, needs: Sequence[bool], count: int) -> list[bool]:
     return wanted
 
 
-def run_loop(
-    call: Loop, x: Tensor, connection: Connection, first: Sequence[Tensor], params: Sequence[Tensor]
-) -> Run:
+def run_loop(call: Loop, x: Tensor, connection: Connection, first: Sequence[Tensor], params: Sequence[Tensor]) -> Run:
     """Runs a sequence, differentiably; only where `offers` says so.
 
     Args:

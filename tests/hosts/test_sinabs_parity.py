@@ -182,12 +182,16 @@ def assert_parity(case: Case, dtype: torch.dtype, backend: str) -> None:
     with plugin_accel.use_backend(backend):
         got = run(fast, case, dtype)
     assert last_fallback(fast) is None
-    recurrent = "Recurrent" in case.name  # rec_connect is a matrix product, the same one on the same spikes
+    recurrent = "Recurrent" in case.name
+    summed = recurrent and backend == "cpu" and dtype is torch.float32  # rec_connect's sums in an order of our own
     for kind in ("out", "states", "recordings"):
         assert len(got[kind]) == len(want[kind])
         for a, b in zip(got[kind], want[kind], strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape
-            assert torch.equal(a, b), kind
+            if summed and a.numel():
+                assert (a - b).abs().max() <= 1e-5 * max(b.abs().max().item(), 1.0), kind
+            else:
+                assert torch.equal(a, b), kind
     for a, b in zip(got["rates"], want["rates"], strict=True):
         assert a.dtype == b.dtype and torch.allclose(a, b, rtol=1e-5, atol=1e-6)
     for a, b in zip(got["grads"], want["grads"], strict=True):

@@ -172,12 +172,17 @@ def play(layer: Any, case: Case, dtype: torch.dtype, run: Any) -> dict[str, list
     return seen
 
 
-def assert_equal(case: Case, got: dict[str, list[Tensor]], want: dict[str, list[Tensor]]) -> None:
+def assert_equal(
+    case: Case, got: dict[str, list[Tensor]], want: dict[str, list[Tensor]], summed: bool = False
+) -> None:
     for kind in ("out", "states"):
         for a, b in zip(got[kind], want[kind], strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape
             assert a.requires_grad == b.requires_grad
-            assert torch.equal(a, b), kind
+            if summed:
+                assert (a - b).abs().max() <= 1e-5 * max(b.abs().max().item(), 1.0), kind
+            else:
+                assert torch.equal(a, b), kind
     for a, b in zip(got["grads"], want["grads"], strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         if not torch.isfinite(b).all():  # sigmoid far below the threshold
@@ -194,7 +199,9 @@ def assert_parity(case: Case, dtype: torch.dtype, backend: str, run: Any) -> Non
     with plugin_accel.use_backend(backend):
         got = play(fast, case, dtype, run)
     assert host.last_fallback(fast) is None
-    assert_equal(case, got, want)
+    # the sums of a linear `recurrent` have an order of our own there
+    summed = "linear_features" in case.kwargs and run is at_once and backend == "cpu" and dtype is torch.float32
+    assert_equal(case, got, want, summed)
 
 
 @settings(LENIENT, max_examples=200)

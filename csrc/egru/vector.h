@@ -2,8 +2,9 @@
 // set, inside its target pragma, after all standard headers and with PA_ISA naming its namespace.
 #pragma once
 #include "../math.h"
+#include "problem.h"
 
-namespace sums {
+namespace egru {
 namespace PA_ISA {
 
 PA_HD int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
@@ -11,7 +12,7 @@ PA_HD int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 template <class R>
 struct Vec;
 
-#if defined(PA_VECTOR_AVX512)
+#if defined(PA_EGRU_AVX512)
 template <>
 struct Vec<float> {
   static constexpr int width = 16, tile_rows = 8, outer_columns = 8;
@@ -30,7 +31,7 @@ struct Vec<double> {
   PA_HD void store(double* p) const { _mm512_storeu_pd(p, v); }
   PA_HD void add(Vec a, Vec b) { v = _mm512_fmadd_pd(a.v, b.v, v); }
 };
-#elif defined(PA_VECTOR_AVX2)
+#elif defined(PA_EGRU_AVX2)
 template <>
 struct Vec<float> {
   static constexpr int width = 8, tile_rows = 4, outer_columns = 4;
@@ -72,7 +73,7 @@ template <class R>
 inline int nonzero(const R* v, int64_t n, int32_t* to) {
   int found = 0;
   int64_t i = 0;
-#if defined(PA_VECTOR_AVX512)
+#if defined(PA_EGRU_AVX512)
   __m512i at = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   if constexpr (sizeof(R) == 4) {
     for (; i + 16 <= n; i += 16, at = _mm512_add_epi32(at, _mm512_set1_epi32(16))) {
@@ -90,4 +91,4 @@ inline int nonzero(const R* v, int64_t n, int32_t* to) {
 }
 
 }  // namespace PA_ISA
-}  // namespace sums
+}  // namespace egru
