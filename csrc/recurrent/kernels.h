@@ -36,7 +36,7 @@ struct Kernels {
   void (*pack)(const float* weight, int64_t units, bool transposed, float* packed);
   bool (*finite)(const float* values, int64_t count);
   // out = spikes W^T, rows `padded` apart. In blocks of rows with a share of active units above `dense_above` by all
-  // of them; gives the number of active ones.
+  // of them (a negative one: always); gives the number of active ones.
   int64_t (*forward)(const Rows& spikes, int64_t units, const float* packed, double dense_above, const Lists&,
                      float* out);
   // out = gradient W, from weights packed transposed

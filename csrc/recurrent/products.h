@@ -42,7 +42,7 @@ inline int64_t forward(const Rows& z, int64_t units, const float* packed, double
   int64_t total = 0;
   for (int64_t i = 0; i < z.count; ++i)
     total += lists.counts[i] = nonzero(z.data + i * z.stride, units, lists.active + i * room);
-  if (total == 0) {
+  if (total == 0 && dense_above >= 0) {
     memset(out, 0, static_cast<size_t>(z.count * ldo) * sizeof(float));
     return 0;
   }

@@ -172,9 +172,7 @@ def play(layer: Any, case: Case, dtype: torch.dtype, run: Any) -> dict[str, list
     return seen
 
 
-def assert_equal(
-    case: Case, got: dict[str, list[Tensor]], want: dict[str, list[Tensor]], summed: bool = False
-) -> None:
+def assert_equal(case: Case, got: dict[str, list[Tensor]], want: dict[str, list[Tensor]], summed: bool = False) -> None:
     for kind in ("out", "states"):
         for a, b in zip(got[kind], want[kind], strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape
