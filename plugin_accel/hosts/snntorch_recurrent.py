@@ -99,6 +99,7 @@ def recurrent_sequence(form: Form, layer: Any, x: Tensor, given: Sequence[Any], 
     """
     if x.shape[0] == 0:
         raise Refused("there are no time steps")
+    record = record[-len(form.states) :]  # `run` asks for the spikes, which come anyway, as for a state
     looped = _loop(form, layer, x, given, record)
     if looped is not None:
         return looped
