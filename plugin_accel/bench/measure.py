@@ -14,7 +14,7 @@ from plugin_accel.bench import environment, probe
 from plugin_accel.bench.agreement import DisagreementError, check
 from plugin_accel.bench.memory import kept_bytes
 from plugin_accel.bench.timing import Stats, Timed, copied_bytes, copying, interleave
-from plugin_accel.bench.workload import CPU, PEERS, Peer, Workload, peers
+from plugin_accel.bench.workload import CPU, PEERS, Peer, Workload, dense_products, peers
 
 __all__ = ["DisagreementError", "run", "select"]
 
@@ -69,6 +69,9 @@ def _times(workload: Workload, competitors: Sequence[Peer], rounds: int, quick: 
     megabytes = 16 if quick else 256
     if workload.bytes_per_element:
         timed.append(copying(megabytes))
+    if workload.products:
+        ours = next(peer for peer in competitors if peer.name == CPU)
+        timed.append(Timed("dense", ours.run, ours.prepare, dense_products, calls))
     stats = {name: Stats.of(samples) for name, samples in interleave(timed, rounds).items()}
     median = stats[CPU].median_s
     return {
@@ -84,6 +87,7 @@ def _times(workload: Workload, competitors: Sequence[Peer], rounds: int, quick: 
         "peers": {name: {**asdict(stats[name]), **asdict(agreement[name])} for name in agreement},
         "ratios": {name: stats[name].median_s / median for name in agreement if name != CPU},
         "goals": dict(workload.goals),
+        "dense_products_s": stats["dense"].median_s if workload.products else None,
         "bandwidth": _bandwidth(workload, median, copied_bytes(megabytes) / stats["copy"].median_s)
         if workload.bytes_per_element
         else None,

@@ -100,7 +100,8 @@ def workloads(quick: bool = False) -> list[Workload]:
         for neuron in ("li", "iaf", "lsnn", "lifex", "lifadex", "izhikevich")
     ]
     suite += [
-        _make("lif-recurrent", "train", (16, 100, 256), "recurrent", _RECURRENT_GOAL, features=256),
+        _make("lif-recurrent", "train", (16, 100, 256), "recurrent", _RECURRENT_GOAL, features=256, products=True),
+        _make("lif-recurrent-512", "train", (128, 250, 512), "recurrent", _RECURRENT_GOAL, features=700, products=True),
         _make("lsnn-recurrent", "train", (16, 100, 256), "recurrent", features=256),
     ]
     suite += [
@@ -135,7 +136,7 @@ def _make(
 
 def _shrink(workload: Workload) -> Workload:
     batch, steps, neurons = workload.shape
-    fewer = min(neurons, 256 if workload.group == "recurrent" else 64)
+    fewer = neurons if workload.group == "recurrent" else min(neurons, 64)
     return replace(workload, shape=(min(batch, 2), min(steps, 5), fewer), goals=_NO_GOALS)
 
 
@@ -147,11 +148,11 @@ def _cell(name: str) -> Callable[[], nn.Module]:
     return lambda: _Loop(getattr(nt, name)())
 
 
-def _recurrent(name: str) -> Callable[[], nn.Module]:
+def _recurrent(name: str, features: int = 256, neurons: int = 256) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return _Output(getattr(nt, name)(256, 256))
+            return _Output(getattr(nt, name)(features, neurons))
 
     return build
 
@@ -174,6 +175,7 @@ _NEURONS: dict[str, tuple[str, Callable[[], nn.Module], tuple[float, float]]] = 
     "lifadex": ("LIFAdEx", _sequence("LIFAdEx"), (0.3, 1.0)),
     "izhikevich": ("Izhikevich, tonic", _izhikevich, (20.0, 40.0)),
     "lif-recurrent": ("LIFRecurrent", _recurrent("LIFRecurrent"), (0.0, 1.0)),
+    "lif-recurrent-512": ("LIFRecurrent of 700 inputs", _recurrent("LIFRecurrent", 700, 512), (0.0, 1.0)),
     "lsnn-recurrent": ("LSNNRecurrent", _recurrent("LSNNRecurrent"), (0.0, 1.0)),
     "lif-cell": ("LIFCell in a loop", _cell("LIFCell"), (0.3, 1.0)),
     "lifbox-cell": ("LIFBoxCell in a loop", _cell("LIFBoxCell"), (1.0, 3.0)),

@@ -35,9 +35,13 @@ def tables(results: dict[str, Any]) -> list[Table]:
         rows = [_time_row(workload) for workload in results["workloads"] if workload["group"] == group]
         if rows:
             found.append((f"{title} (median of one call)", [_TIME_HEADER, *rows]))
+    both = [_products_row(w) for w in results["workloads"] if w.get("dense_products_s")]
+    if both:
+        header: tuple[str, ...] = ("workload", "emitted", "chosen", "always dense", "ratio")
+        found.append(("Recurrent products of cpu: chosen by the number of spikes, and always dense", [header, *both]))
     bound = [_bandwidth_row(w) for w in results["workloads"] if w["bandwidth"]]
     if bound:
-        header: tuple[str, ...] = ("workload", "bytes per step", "moved", "copy", "fraction", "goal")
+        header = ("workload", "bytes per step", "moved", "copy", "fraction", "goal")
         found.append(("Memory bandwidth of cpu", [header, *bound]))
     if results["memory"]:
         header = ("workload", *(f"{peer}: {what}" for what in ("kept", "peak") for peer in PEERS))
@@ -76,6 +80,12 @@ def _time_row(workload: dict[str, Any]) -> tuple[str, ...]:
         goals,
         f"{workload['mean_output']:.3f}",
     )
+
+
+def _products_row(workload: dict[str, Any]) -> tuple[str, ...]:
+    chosen, dense = workload["peers"][CPU]["median_s"], workload["dense_products_s"]
+    emitted = f"{workload['mean_output']:.3f}"
+    return (workload["title"], emitted, seconds(chosen), seconds(dense), f"{dense / chosen:.2f}x")
 
 
 def _bandwidth_row(workload: dict[str, Any]) -> tuple[str, ...]:

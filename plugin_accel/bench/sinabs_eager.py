@@ -137,3 +137,22 @@ class ALIF(_Eager):
             raised = adapt * raised + rise * spikes
             outputs.append(spikes)
         return v_mem, raised
+
+
+class LIFRecurrent(_Eager):
+    """``LIFRecurrent`` without ``tau_syn``, with the default spikes, reset and surrogate."""
+
+    def _loop(
+        self, x: torch.Tensor, state: tuple[torch.Tensor, ...], outputs: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        host = self.host
+        decay, threshold = host.alpha_mem_calculated, host.spike_threshold
+        gain = 1 - decay
+        (v_mem,), heard = state, torch.zeros_like(state[0])
+        for x_t in x.unbind(1):
+            v_mem = decay * v_mem + gain * (x_t + heard)
+            spikes = _spike(v_mem, threshold, host.surrogate_grad_fn, True)
+            v_mem = v_mem - spikes * threshold
+            heard = host.rec_connect(spikes)
+            outputs.append(spikes)
+        return (v_mem,)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import sinabs.layers as sl
+import torch
 from torch import nn
 
 from plugin_accel.bench import sinabs_eager as eager
@@ -30,7 +31,7 @@ def workloads(quick: bool = False) -> list[Workload]:
     Args:
         quick: Tiny sizes: whether it runs at all, not how fast.
     """
-    suite = [*_sequences(), *_bulk(), *_small()]
+    suite = [*_sequences(), *_bulk(), *_small(), *_recurrent()]
     return [_shrink(workload) for workload in suite] if quick else suite
 
 
@@ -66,6 +67,11 @@ def _small() -> list[Workload]:
     ]
 
 
+def _recurrent() -> list[Workload]:
+    shape = (16, 100, 256)
+    return [_make("lif-recurrent", "train", shape, "recurrent", goals={HOST: 2.5}, products=True)]
+
+
 def _make(
     neuron: str,
     mode: Mode,
@@ -92,8 +98,16 @@ def _make(
 
 def _shrink(workload: Workload) -> Workload:
     batch, steps, neurons = workload.shape
-    shape = (min(batch, 2), min(steps, 5), min(neurons, 64))
+    fewer = neurons if workload.group == "recurrent" else min(neurons, 64)  # the width of a matrix is its layer's
+    shape = (min(batch, 2), min(steps, 5), fewer)
     return replace(workload, shape=shape, goals=_NO_GOALS, bandwidth_goal=None, call_goals=_NO_GOALS)
+
+
+def _matrix() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer: nn.Module = sl.LIFRecurrent(tau_mem=20.0, rec_connect=nn.Linear(256, 256))
+        return layer
 
 
 def _fixed() -> nn.Module:
@@ -106,6 +120,7 @@ _NEURONS: dict[str, tuple[str, _Factory, Callable[[nn.Module], nn.Module], tuple
     "lif": ("LIF", lambda: sl.LIF(tau_mem=20.0), eager.LIF, (2.0, 4.0)),
     "lif-fixed": ("LIF, fixed tau", _fixed, eager.LIF, (2.0, 4.0)),
     "lif-syn": ("LIF with tau_syn", lambda: sl.LIF(tau_mem=20.0, tau_syn=5.0), eager.LIF, (0.5, 1.0)),
+    "lif-recurrent": ("LIFRecurrent", _matrix, eager.LIFRecurrent, (2.0, 4.0)),
     "iaf": ("IAF", sl.IAF, eager.IAF, (0.1, 0.3)),
     "expleak": ("ExpLeak", lambda: sl.ExpLeak(tau_mem=20.0), eager.ExpLeak, (0.1, 0.3)),
     "alif": ("ALIF", lambda: sl.ALIF(tau_mem=20.0, tau_adapt=50.0), eager.ALIF, (3.0, 5.0)),

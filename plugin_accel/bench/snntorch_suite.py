@@ -44,8 +44,9 @@ class Whole(Loop):
         run = host.sequence(self.layer)
         if run is None:
             return super().forward(x)
-        states = 1 if isinstance(self.layer, (snn.Leaky, snn.Lapicque)) else 2 if hasattr(self.layer, "syn") else 3
-        spikes: Tensor = run(self.layer, x, (None,) * states, record=(False,) * states).outputs[0]
+        states = sum(hasattr(self.layer, name) for name in ("mem", "syn", "syn_exc", "syn_inh"))
+        given = states + hasattr(self.layer, "spk")
+        spikes: Tensor = run(self.layer, x, (None,) * given, record=(False,) * states).outputs[0]
         return spikes
 
 
@@ -107,7 +108,12 @@ def workloads(quick: bool = False) -> list[Workload]:
     suite += [_make("leaky", "train", shape, Whole, goals={HOST: 20.0})]
     suite += [_make(name, "train", shape, Whole) for name in ("synaptic", "alpha")]
     suite += [_make("leaky", "infer", shape, Whole)]
-    return [replace(w, shape=(2, 5, 64), goals=_NO_GOALS) for w in suite] if quick else suite
+    suite += [_make("rleaky-linear", "train", (16, 100, 256), Whole, goals={HOST: 2.5}, products=True)]
+    return [replace(w, shape=_few(w.shape), goals=_NO_GOALS) for w in suite] if quick else suite
+
+
+def _few(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (2, 5, 64 if shape[2] > 256 else shape[2])  # the width of a matrix is its layer's
 
 
 def _make(
@@ -116,6 +122,7 @@ def _make(
     shape: tuple[int, int, int],
     kind: type[Loop],
     goals: Mapping[str, float] = _NO_GOALS,
+    **options: Any,
 ) -> Workload:
     words, layer, drive = _NEURONS[name]
     by_step = kind is Loop
@@ -130,7 +137,15 @@ def _make(
         drive=drive,
         goals=goals,
         time_first=True,
+        **options,
     )
+
+
+def _linear() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer: nn.Module = snn.RLeaky(beta=0.9, linear_features=256)
+        return layer
 
 
 # Words for tables, the host's layer, mean and standard deviation of the input.
@@ -138,5 +153,6 @@ _NEURONS: dict[str, tuple[str, Callable[[], nn.Module], tuple[float, float]]] = 
     "leaky": ("Leaky", lambda: snn.Leaky(beta=0.9), (0.1, 0.3)),
     "synaptic": ("Synaptic", lambda: snn.Synaptic(alpha=0.8, beta=0.9), (0.02, 0.1)),
     "alpha": ("Alpha", lambda: snn.Alpha(alpha=0.9, beta=0.8), (0.5, 0.5)),
+    "rleaky-linear": ("RLeaky, linear", _linear, (0.0, 0.5)),
     "rleaky": ("RLeaky", lambda: snn.RLeaky(beta=0.9, all_to_all=False, V=0.2), (0.1, 0.3)),
 }

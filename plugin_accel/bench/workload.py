@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import plugin_accel
+from plugin_accel import _C
 
 HOST, UNBIND, REFERENCE, CPU = "host", "host + unbind", "reference", "cpu"
 PEERS = (HOST, UNBIND, REFERENCE, CPU)
@@ -37,6 +38,7 @@ class Workload:
         goals: The speed-up over a competitor the project set itself.
         probe_memory: Measure the peak memory, each competitor in a fresh process.
         probe_call: Measure the whole call against its kernels, in a fresh process.
+        products: Also measure with products that are dense whatever the number of spikes.
         time_first: The data is [time, batch, neurons].
         call_goals: The most the project allows itself: ``"ratio"`` of the whole call to its kernels, ``"overhead_s"``.
     """
@@ -55,6 +57,7 @@ class Workload:
     goals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     probe_memory: bool = False
     probe_call: bool = False
+    products: bool = False
     time_first: bool = False
     call_goals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -127,6 +130,18 @@ def peers(workload: Workload, names: tuple[str, ...] = PEERS) -> Iterator[Peer]:
             layer = plugin_accel.convert(layer, strict=True)
             context = _backend(name)
         yield Peer(name, layer, workload.mode, workload.streaming, x, upstream, context)
+
+
+@contextmanager
+def dense_products() -> Iterator[None]:
+    """The `cpu` backend, with recurrent products of all units however few are active."""
+    shares = _C.recurrent_dense_above()
+    _C.set_recurrent_dense_above(-1.0, -1.0)
+    try:
+        with plugin_accel.use_backend(CPU):
+            yield
+    finally:
+        _C.set_recurrent_dense_above(*shares)
 
 
 def _backend(name: str) -> Callable[[], AbstractContextManager[object]]:
