@@ -97,8 +97,8 @@ void backward(const py::handle& kind, const py::handle& shape, const py::handle&
   run_backward(v, p, threads, gradients);
 }
 
-// sequence: shape, flags, params, x, kept, first, out, record, last as those of `forward`; its input is [samples, time, units]
-// connection: (slot or -1, weight, bias, spikes before the first step, heard); addresses, 0 for none
+// sequence: shape, flags, params, x, kept, first, out, record, last as those of `forward`; its input is [samples, time,
+// units] connection: (slot or -1, weight, bias, spikes before the first step, heard); addresses, 0 for none
 recurrent::Call recurrent_call(const py::handle& sequence, const py::handle& connection) {
   PyObject *t = tuple(sequence, 9), *w = tuple(connection, 5);
   recurrent::Call c{};
@@ -123,8 +123,8 @@ int64_t recurrent_forward(const py::handle& kind, const py::handle& sequence, co
   return recurrent::run_forward(v, c, threads);
 }
 
-// incoming: gradients of out, kept, record, last; outgoing: gradients of x, first, params (as `backward`), spikes before
-// the first step, weight, bias
+// incoming: gradients of out, kept, record, last; outgoing: gradients of x, first, params (as `backward`), spikes
+// before the first step, weight, bias
 void recurrent_backward(const py::handle& kind, const py::handle& sequence, const py::handle& connection,
                         const py::handle& surrogate, const py::handle& incoming, const py::handle& outgoing,
                         int threads) {
@@ -135,7 +135,8 @@ void recurrent_backward(const py::handle& kind, const py::handle& sequence, cons
   c.p.g_out = stream(item(in, 0));
   c.p.g_kept = stream(item(in, 1));
   each(item(in, 2), c.p.g_record, kMaxStates, stream);
-  each(item(in, 3), c.p.g_last, kMaxStates, [](const py::handle& h) { return static_cast<const void*>(address(h.ptr())); });
+  each(item(in, 3), c.p.g_last, kMaxStates,
+       [](const py::handle& h) { return static_cast<const void*>(address(h.ptr())); });
   c.p.g_x = stream(item(to, 0));
   each(item(to, 1), c.p.g_first, kMaxStates, [](const py::handle& h) { return address(h.ptr()); });
   ParamGradient gradients[kMaxParams] = {};

@@ -15,8 +15,8 @@ namespace {
 
 using pool::Block;
 
-constexpr int64_t kNarrow = 64;              // layers narrower than this share a tile with other samples
-constexpr int64_t kParallelWork = 1 << 14;   // neuron steps below which a second thread costs too much
+constexpr int64_t kNarrow = 64;             // layers narrower than this share a tile with other samples
+constexpr int64_t kParallelWork = 1 << 14;  // neuron steps below which a second thread costs too much
 
 // Measured where the products take equally long: rows of 256 to 1024 units, AVX-512.
 std::atomic<double> product_above{0.4}, outer_above{0.3};
@@ -250,9 +250,8 @@ void run_backward(const Variant& v, const Call& c, int threads, const ParamGradi
         q.g_last[s] = carried ? p.g_first[s] : p.g_last[s];
         q.g_first[s] = p.g_first[s];
       }
-      walk.each(first, last, [&](const TileIndex& tile) {
-        step.backward(q, tile, mine.workspace, mine.scratch, wanted.level);
-      });
+      walk.each(first, last,
+                [&](const TileIndex& tile) { step.backward(q, tile, mine.workspace, mine.scratch, wanted.level); });
       for (int i = 0; i < step.params; ++i)
         for (int64_t j = first * n; p.g_param[i] && j < last * n; ++j) p.g_param[i][j] += steps.g_param[i][j];
       if (t > 0 || c.g_spikes) k.backward(rows_of(p.g_x, t, first, last), n, weight, mine.product);

@@ -16,7 +16,7 @@
 
 #define PA_ISA avx512
 #define PA_EGRU_AVX512
-#include "../recurrent/products.h"
+#include "../recurrent/outer.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

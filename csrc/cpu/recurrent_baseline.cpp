@@ -3,6 +3,6 @@
 #include <type_traits>
 
 #define PA_ISA baseline
-#include "../recurrent/products.h"
+#include "../recurrent/outer.h"
 
 const recurrent::Kernels* recurrent::find_baseline() { return baseline::kernels(); }

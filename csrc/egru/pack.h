@@ -21,7 +21,8 @@ void pack(const Problem& p, void* packed, bool transposed) {
   for (int64_t n = 0; n < hidden; n += W)
     for (int64_t k = 0; k < hidden; ++k)
       for (int64_t j = 0; j < 3; ++j)
-        for (int64_t unit = n; unit < n + W; ++unit) *to++ = unit < hidden ? weights[(k * 3 + j) * hidden + unit] : R(0);
+        for (int64_t unit = n; unit < n + W; ++unit)
+          *to++ = unit < hidden ? weights[(k * 3 + j) * hidden + unit] : R(0);
 }
 
 }  // namespace PA_ISA

@@ -31,7 +31,7 @@ struct Outer {
 };
 
 struct Kernels {
-  int64_t (*padded)(int64_t units);                // elements of a row of a product
+  int64_t (*padded)(int64_t units);  // elements of a row of a product
   int64_t (*packed_elements)(int64_t units);
   void (*pack)(const float* weight, int64_t units, bool transposed, float* packed);
   bool (*finite)(const float* values, int64_t count);

@@ -1,5 +1,5 @@
-// Products of rows with packed weights: dense in registers, or the weights' rows of the non-zero values alone. Every sum
-// runs over k in order in one chain, so that leaving out the zeros changes no bit (with finite weights).
+// Products of rows with packed weights: dense in registers, or the weights' rows of the non-zero values alone. Every
+// sum runs over k in order in one chain, so that leaving out the zeros changes no bit (with finite weights).
 #pragma once
 #include "../egru/vector.h"
 
