@@ -59,8 +59,8 @@ def recurrent(layer: Any, x: Tensor, make: Callable[..., Call]) -> Recurred:
     why = sinabs_options.reasons(layer)
     if why:
         raise Refused("; ".join(why))
-    feedback = torch.zeros(state_shape, device=x.device)
-    call = make(layer, x.select(1, 0) + feedback, state_shape, STEP)
+    total = x.select(1, 0) + torch.zeros(state_shape, device=x.device)
+    call = make(layer, total, state_shape, STEP)
     matrix = None
     if not torch.compiler.is_compiling() and not is_watched() and x.dtype is torch.float32 and len(state_shape) > 1:
         matrix = linear_of(layer.rec_connect, prod(state_shape[1:]), flat=True)
@@ -69,7 +69,7 @@ def recurrent(layer: Any, x: Tensor, make: Callable[..., Call]) -> Recurred:
     shape_states_or_zero(layer, state_shape)
     states = own_states(layer, call)
     looped = None if matrix is None else _loop(layer, x, call, matrix, states)
-    return looped or _steps(layer, x, make, call, states, state_shape)
+    return looped or _steps(layer, x.unbind(1), total, make, call, states)
 
 
 def _loop(layer: Any, x: Tensor, call: Call, matrix: Linear, states: Sequence[Tensor]) -> Recurred | None:
@@ -100,12 +100,16 @@ def _loop(layer: Any, x: Tensor, call: Call, matrix: Linear, states: Sequence[Te
 
 
 def _steps(
-    layer: Any, x: Tensor, make: Callable[..., Call], call: Call, states: Sequence[Tensor], state_shape: StateShape
+    layer: Any,
+    inputs: Sequence[Tensor],
+    total: Tensor,
+    make: Callable[..., Call],
+    call: Call,
+    states: Sequence[Tensor],
 ) -> Recurred:
-    """The host's loop over time with one fused step each."""
-    inputs = x.unbind(1)
-    feedback = torch.zeros(state_shape, device=x.device)
-    total = inputs[0] + feedback
+    """The host's loop over time with one fused step each; `total` is the first step's input."""
+    state_shape = total.shape
+    feedback = torch.zeros_like(total)
     recorded: dict[str, list[Tensor]] = {name: [] for name in ("kept", *call.names)} if layer.record_states else {}
     record = bool(recorded)
     out = []
