@@ -97,15 +97,21 @@ class Source:
         """Blocks that a multiprocessor should have room for, which bounds the registers; fewer where they spill."""
         return 4
 
-    def text(self, blocks: int) -> str:
-        """The source, after the header that stands for the device."""
-        step = self.step.lines if self.step else ""
+    @property
+    def head(self) -> str:
+        """What stands before the entry, after the header that stands for the device."""
+        return '#include "cuda/driver.h"\n' + (self.step.lines if self.step else "")
+
+    def entry(self, name: str, blocks: int) -> str:
+        """The function that is launched."""
         return (
-            '#include "cuda/driver.h"\n'
-            f"{step}"
             f'extern "C" __global__ void __launch_bounds__(kBlock, {blocks})\n'
-            f"{KERNEL}(const __grid_constant__ {self.call} call) {{ {self.body}(call); }}\n"
+            f"{name}(const __grid_constant__ {self.call} call) {{ {self.body}(call); }}\n"
         )
+
+    def text(self, blocks: int) -> str:
+        """The source of the kernel alone."""
+        return self.head + self.entry(KERNEL, blocks)
 
 
 @dataclass(frozen=True)

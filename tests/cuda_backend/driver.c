@@ -53,6 +53,7 @@ int cuGetProcAddress_v2(const char* name, void** to, int v, uint64_t flags, int*
   if (status) *status = *to ? 0 : 1;
   return *to ? 0 : 500;
 }
-int cuGetProcAddress(const char* name, void** to, int v, uint64_t flags) {
-  return cuGetProcAddress_v2(name, to, v, flags, NULL);
+// what the driver gives for this name to whom is built for CUDA 12 and later
+int cuGetProcAddress(const char* name, void** to, int v, uint64_t flags, int* status) {
+  return cuGetProcAddress_v2(name, to, v, flags, status);
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from plugin_accel.backends.cuda_compile import compile_source
 from plugin_accel.backends.cuda_run import static
-from plugin_accel.backends.cuda_source import Backward, Forward, Reduce, Source
+from plugin_accel.backends.cuda_source import KERNEL, Backward, Forward, Reduce, Source
 from plugin_accel.neurons import (
     ALL,
     SINABS_ALIF,
@@ -94,21 +94,39 @@ def heaviest(neuron: Neuron, config: Config) -> Source:
     return found[-1]
 
 
-def compiled(source: Source, arch: str) -> dict[str, Any]:
-    """Registers, spilled bytes and stack of a kernel, and how long it took."""
-    log = compile_source(source, arch).log
+class Needs(NamedTuple):
+    """What the assembler says that a kernel needs; bytes."""
 
-    def number(pattern: str) -> int:
+    registers: int
+    spilled: int
+    stack: int
+    ptxas_ms: float
+
+
+_ENTRY = re.compile(r"Compiling entry function '(\w+)'")
+
+
+def needs(log: str) -> dict[str, Needs]:
+    """Of every kernel of a compilation, by name."""
+    parts = _ENTRY.split(log)
+    return {name: _needs(part) for name, part in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _needs(log: str) -> Needs:
+    def number(pattern: str) -> float:
         found = re.search(pattern, log)
-        assert found, f"{source.body}: no {pattern!r} in\n{log}"
-        return int(found.group(1))
+        assert found, f"no {pattern!r} in\n{log}"
+        return float(found.group(1))
 
-    return {
-        "arch": arch,
-        "step": source.step and [source.step.neuron, *source.step.options],
-        "kernel": source.body,
-        "registers": number(r"Used (\d+) registers"),
-        "spilled": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
-        "stack": number(r"(\d+) bytes stack frame"),
-        "ptxas_ms": number(r"Compile time = (\d+)"),
-    }
+    spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+    return Needs(
+        int(number(r"Used (\d+) registers")),
+        int(spilled),
+        int(number(r"(\d+) bytes stack frame")),
+        number(r"Compile time = ([\d.]+)"),
+    )
+
+
+def needs_of(source: Source, arch: str) -> Needs:
+    """Of the kernel that a GPU of this architecture is given."""
+    return needs(compile_source(source, arch).log)[KERNEL]

@@ -14,10 +14,12 @@ import torch
 from plugin_accel import backends, plugins
 from plugin_accel.backends import cuda_cache, cuda_compile, cuda_device, cuda_source
 from plugin_accel.backends.cuda import BACKEND, CudaBackend
-from plugin_accel.backends.cuda_device import Launch
+from plugin_accel.backends.cuda_device import Loaded
 from plugin_accel.backends.cuda_source import Reduce, Source
 from plugin_accel.errors import BackendError, PluginAccelWarning
 from plugin_accel.neurons import SINABS_LIF
+
+from .emulated import Patched
 
 META = torch.device("meta")
 SOURCE = Reduce(None, "rows", torch.float32)
@@ -50,11 +52,11 @@ class FakeDevice:
     def threads(self, index: int) -> int:
         return 1024
 
-    def load(self, source: Source, index: int) -> Launch:
+    def load(self, source: Source, index: int) -> Loaded:
         self.loads += 1
         if self.failure:
             raise BackendError(self.failure)
-        return lambda grid, block, call: None
+        return Patched(lambda grid, block, call: None)
 
 
 class _Plugin:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from plugin_accel.backends import Backend, cpu
+from plugin_accel.backends import Backend, cpu, cuda
 from plugin_accel.backends.cuda import CudaBackend
 from plugin_accel.neurons import Config, run_unchecked
 from plugin_accel.neurons.layout import STEP
@@ -109,6 +109,30 @@ def test_four_columns_want_aligned_memory(wide: CudaBackend) -> None:
     compare(wide, LIF, (2, 5, 8), x=base[1:].view(2, 5, 8))
     odd = torch.randn(2, 5, 10)[:, :, :8]
     compare(wide, LIF, (2, 5, 8), x=odd)
+
+
+def test_a_plan_serves_other_tensors_of_the_same_shape(folder: Path) -> None:
+    """Memory that is not aligned takes the same plan another way; other strides, options or wishes make another."""
+    backend = CudaBackend(EmulatedDevice(folder, threads=1))
+    odd = torch.randn(2 * 5 * 8 + 1)[1:].view(2, 5, 8)
+    for x in (torch.randn(2, 5, 8), odd, torch.randn(2, 5, 8)):
+        compare(backend, LIF, (2, 5, 8), x=x)
+    plans = [*backend._forward.values(), *backend._backward.values()]
+    assert [sorted(plan._ways) for plan in plans] == [[1, 4], [1]]
+    compare(backend, LIF, (2, 5, 8), x=torch.randn(2, 8, 5).transpose(1, 2))
+    compare(backend, LIF, (2, 5, 8), learn=False)
+    compare(backend, LIF, (2, 5, 8), per=INNER)
+    compare(backend, LIF, (2, 5, 8), dtype=torch.float64)
+    assert len(backend._forward) == 4
+    assert len(backend._backward) == 5
+
+
+def test_plans_are_not_kept_for_ever(narrow: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_MOST_PLANS", 2)
+    for time in range(1, 5):
+        compare(narrow, LIF, (1, time, 3))
+    assert len(narrow._forward) <= 2
+    assert len(narrow._backward) <= 2
 
 
 @pytest.mark.parametrize("backend", ["narrow", "wide"])
