@@ -45,8 +45,7 @@ class Launch {
     Call call;
     memcpy(call.word, call_.data(), call_.size() * 8);
     for (size_t i = 0; i < words_.size(); ++i) {
-      const uint64_t address =
-          PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(addresses.ptr(), static_cast<Py_ssize_t>(i)));
+      const uint64_t address = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(addresses.ptr(), static_cast<Py_ssize_t>(i)));
       if (address == ~uint64_t(0) && PyErr_Occurred()) throw py::error_already_set();
       call.word[words_[i]] = address;
     }

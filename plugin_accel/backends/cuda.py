@@ -32,6 +32,9 @@ NEURONS = frozenset(
 )
 """Those in csrc/cuda/steps.h."""
 
+LAYERS = frozenset({"egru"})
+"""Those whose kernels stand elsewhere: csrc/cuda/egru.h."""
+
 _MOST_PLANS = 512
 
 
@@ -45,7 +48,7 @@ class CudaBackend:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._runner = Runner(device)
+        self.runner = Runner(device)
         self._failures: dict[int, str | None] = {}
         self._forward: dict[Any, ForwardPlan] = {}
         self._backward: dict[Any, BackwardPlan] = {}
@@ -65,9 +68,9 @@ class CudaBackend:
             return f"the cuda backend runs on GPUs, not on {device.type}"
         if dtype not in (torch.float32, torch.float64):
             return f"the cuda kernels compute in float32 or float64, not in {dtype}"
-        if neuron not in NEURONS:
+        if neuron not in NEURONS | LAYERS:
             return f"{neuron} has no CUDA kernels"
-        index = self._runner.index(device)
+        index = self.runner.index(device)
         if index not in self._failures:
             self._failures[index] = self._device.refuses(device) or self._first_failure(device, index)
         return self._failures[index]
@@ -75,7 +78,7 @@ class CudaBackend:
     def _first_failure(self, device: torch.device, index: int) -> str | None:
         """What goes wrong when a small call is compiled, launched and compared; None if nothing does."""
         try:
-            self._runner.kernel(Reduce(None, "rows", torch.float32), index)
+            self.runner.kernel(Reduce(None, "rows", torch.float32), index)
             return cuda_check.check(self, device) if self._device.holds_data(device) else None
         except BackendError as error:
             return str(error)
@@ -105,7 +108,7 @@ class CudaBackend:
         )
         plan = self._forward.get(key)
         if plan is None:
-            plan = ForwardPlan(self._runner, neuron, config, x, first, params, keep, record)
+            plan = ForwardPlan(self.runner, neuron, config, x, first, params, keep, record)
             _remember(self._forward, key, plan)
         return plan.run(x, first, params)
 
@@ -122,7 +125,7 @@ class CudaBackend:
         key = (neuron, config, wanted, shape_of(saved, grads, dspike_dv))
         plan = self._backward.get(key)
         if plan is None:
-            plan = BackwardPlan(self._runner, neuron, config, saved, grads, wanted, dspike_dv)
+            plan = BackwardPlan(self.runner, neuron, config, saved, grads, wanted, dspike_dv)
             _remember(self._backward, key, plan)
         return plan.run(saved, grads, dspike_dv)
 

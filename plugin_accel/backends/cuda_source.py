@@ -194,3 +194,26 @@ class Reduce(Source):
     def body(self) -> str:
         """See `Source`."""
         return f"reduce_{self.kind}<{_TYPES[self.to]}>"
+
+
+@dataclass(frozen=True)
+class Egru(Source):
+    """One step of EGRU, "forward" or "backward"."""
+
+    way: str
+    fp64: bool
+
+    @property
+    def head(self) -> str:
+        """See `Source`."""
+        return '#include "cuda/egru.h"\n'
+
+    @property
+    def call(self) -> str:
+        """See `Source`."""
+        return f"Egru{self.way.title()}Call"
+
+    @property
+    def body(self) -> str:
+        """See `Source`."""
+        return f"egru_{self.way}<{'double' if self.fp64 else 'float'}>"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin_accel.backends.cuda_compile import compile_source, compile_text, version
-from plugin_accel.backends.cuda_source import KERNEL, Backward, Source
+from plugin_accel.backends.cuda_source import KERNEL, Backward, Egru, Source
 from plugin_accel.neurons import ALL
 
 from .kernel_table import ARCHITECTURES, kernels, needs, others, steps
@@ -32,7 +32,9 @@ def groups() -> dict[str, list[Source]]:
     found: dict[str, list[Source]] = {}
     for source in dict.fromkeys([k for s in steps() for k in kernels(*s)] + list(others())):
         step = source.step
-        name = f"{neurons[step.neuron]} {'-'.join(map(str, step.options))}" if step else "sums"
+        name = "egru" if isinstance(source, Egru) else "sums"
+        if step is not None:
+            name = f"{neurons[step.neuron]} {'-'.join(map(str, step.options))}"
         found.setdefault(f"{name} fp64" if step and step.fp64 else name, []).append(source)
     return found
 
@@ -48,7 +50,8 @@ def row(name: str, sources: list[Source], arch: str) -> dict[str, Any]:
             found[f"k{i}"] = needs(compile_source(source, arch).log)[KERNEL]
     most = {"forward": 0, "backward": 0}
     for i, source in enumerate(sources):
-        way = "backward" if isinstance(source, Backward) else "forward"
+        back = isinstance(source, Backward) or (isinstance(source, Egru) and source.way == "backward")
+        way = "backward" if back else "forward"
         most[way] = max(most[way], found[f"k{i}"].registers)
     return {
         "step": name,

@@ -10,7 +10,7 @@ import torch
 
 from plugin_accel.backends.cuda_compile import compile_source
 from plugin_accel.backends.cuda_run import static
-from plugin_accel.backends.cuda_source import KERNEL, Backward, Forward, Reduce, Source
+from plugin_accel.backends.cuda_source import KERNEL, Backward, Egru, Forward, Reduce, Source
 from plugin_accel.neurons import (
     ALL,
     SINABS_ALIF,
@@ -80,10 +80,13 @@ def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) 
 
 
 def others() -> Iterator[Source]:
-    """Second passes, and the surrogates that are no step's default."""
+    """Second passes, layers, and the surrogates that are no step's default."""
     for kind in ("rows", "columns"):
         for to in (F32, F64):
             yield Reduce(None, kind, to)
+    for way in ("forward", "backward"):
+        for fp64 in (False, True):
+            yield Egru(None, way, fp64)
     for surrogate in SURROGATES:
         yield from kernels(SINABS_LIF, SinabsConfig(surrogate=EXPONENTIAL), surrogate)
 

@@ -100,7 +100,7 @@ def test_four_columns_per_thread(wide: CudaBackend) -> None:
     for case in (LIF, CASES[6]):
         for size in ((2, 37, 32), (1, 4, 4), (300, 5, 4), (1, 64, 130), (2, 1, 12)):
             compare(wide, case, size)
-    forward, backward = ([s for s in wide._runner._kernels if s[0].call.startswith(k)] for k in ("Forw", "Backw"))
+    forward, backward = ([s for s in wide.runner._kernels if s[0].call.startswith(k)] for k in ("Forw", "Backw"))
     assert {s.width for s, _ in forward} == {s.width for s, _ in backward} == {1, 4}  # type: ignore[attr-defined]
 
 
@@ -230,10 +230,10 @@ def test_input_of_16_bits(backend: str, low: torch.dtype, request: pytest.Fixtur
 
 
 def test_only_wanted_gradients_are_computed(narrow: CudaBackend) -> None:
-    before = len(narrow._runner._kernels)
+    before = len(narrow.runner._kernels)
     compare(narrow, LIF, (2, 9, 4), learn=("threshold",))
     compare(narrow, LIF, (2, 9, 4), learn=False, record=False)
-    masks = {s.mask for s, _ in list(narrow._runner._kernels)[before:] if hasattr(s, "mask")}
+    masks = {s.mask for s, _ in list(narrow.runner._kernels)[before:] if hasattr(s, "mask")}
     assert 1 << 3 in masks
 
 

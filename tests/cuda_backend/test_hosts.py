@@ -20,13 +20,13 @@ from plugin_accel.backends.cuda import CudaBackend
 from plugin_accel.hosts import sinabs as sinabs_host
 from plugin_accel.hosts import snntorch as snntorch_host
 
-from .test_backend import FakeDevice, _Plugin
+from .fake import FakeDevice, Plugin
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
     fake = FakeDevice()
-    plugin = _Plugin(CudaBackend(fake))
+    plugin = Plugin(CudaBackend(fake))
     plugins.manager().unregister(name="cuda")  # one backend of this name at a time
     plugins.manager().register(plugin, "cuda")
     yield fake
