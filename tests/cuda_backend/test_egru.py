@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,33 +16,13 @@ from plugin_accel.layers import EGRU
 from plugin_accel.layers.egru_call import Inputs, Options
 from plugin_accel.layers.egru_ops import choose, run
 
+from .egru_shared import CASES, RESULTS, case, differentiate, upstream
 from .emulated import COMPILER, EmulatedDevice
 from .fake import META, FakeDevice, Plugin
 from .kernel_table import ARCHITECTURES, needs_of
 
-_PATH = Path(__file__).parents[1] / "layers" / "egru_cases.py"
-_SPEC = importlib.util.spec_from_file_location("egru_cases", _PATH)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-egru_cases = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(egru_cases)
-RESULTS, case, differentiate, upstream = (
-    egru_cases.RESULTS,
-    egru_cases.case,
-    egru_cases.differentiate,
-    egru_cases.upstream,
-)
-
 MISSING = cuda_compile.missing()
 emulated = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emulate with")
-
-CASES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "zoneout": {"zoneout": 0.3},
-    "zoneout in evaluation": {"keep": 0.7},
-    "lengths": {"lengths": [9, 1, 4, 7, 9]},
-    "all at once": {"lengths": [3, 9, 1, 2, 5], "zoneout": 0.2, "support": 3.6, "dampening": 1.3, "scale": 2.0},
-}
 
 
 @pytest.fixture(scope="module")

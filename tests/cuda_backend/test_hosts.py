@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import sinabs.activation as sa
-import sinabs.layers as sl
-import snntorch as snn
 import torch
 from torch import Tensor, nn
 
 import plugin_accel
 from plugin_accel import backends, plugins
 from plugin_accel.backends.cuda import CudaBackend
-from plugin_accel.hosts import sinabs as sinabs_host
-from plugin_accel.hosts import snntorch as snntorch_host
 
 from .fake import FakeDevice, Plugin
+
+sa = pytest.importorskip("sinabs.activation")
+sl = pytest.importorskip("sinabs.layers")
+snn = pytest.importorskip("snntorch")
+sinabs_host = pytest.importorskip("plugin_accel.hosts.sinabs")
+snntorch_host = pytest.importorskip("plugin_accel.hosts.snntorch")
 
 
 @pytest.fixture
