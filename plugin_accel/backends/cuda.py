@@ -71,17 +71,19 @@ class CudaBackend:
         if neuron not in NEURONS | LAYERS:
             return f"{neuron} has no CUDA kernels"
         index = self.runner.index(device)
-        if index not in self._failures:
-            self._failures[index] = self._device.refuses(device) or self._first_failure(device, index)
-        return self._failures[index]
-
-    def _first_failure(self, device: torch.device, index: int) -> str | None:
-        """What goes wrong when a small call is compiled, launched and compared; None if nothing does."""
+        if index in self._failures:
+            return self._failures[index]
         try:
-            self.runner.kernel(Reduce(None, "rows", torch.float32), index)
-            return cuda_check.check(self, device) if self._device.holds_data(device) else None
+            why = self._device.refuses(device)
+            if why is None:
+                self.runner.kernel(Reduce(None, "rows", torch.float32), index)
+                if not self._device.holds_data(device):
+                    return None  # tried when something can be compared
+                why = cuda_check.check(self, device)
         except BackendError as error:
-            return str(error)
+            why = str(error)
+        self._failures[index] = why
+        return why
 
     def forward(
         self,

@@ -69,8 +69,13 @@ class Gpu:
 
     type = "cuda"
 
+    def __init__(self) -> None:
+        self._usable = False
+
     def unavailable(self) -> str | None:
         """Why there is no GPU that kernels can be compiled for."""
+        if self._usable:
+            return None
         if torch.version.cuda is None:
             return f"torch {torch.__version__} is built without CUDA: install a CUDA build, see https://pytorch.org"
         missing = cuda_compile.missing()
@@ -78,6 +83,7 @@ class Gpu:
             return missing
         if not torch.cuda.is_available():
             return "torch.cuda.is_available() is False: nvidia-smi must list a GPU, with a driver for this torch"
+        self._usable = True  # it costs a tenth of a millisecond to find out, and may be asked at every call
         return None
 
     def refuses(self, device: torch.device) -> str | None:
@@ -112,9 +118,17 @@ class Gpu:
         capability = torch.cuda.get_device_capability(index)
         image = cuda_compile.cubin(source, f"sm_{_number(capability)}")
         with torch.cuda.device(index):
-            library = _checked(driver.cuLibraryLoadData(image, [], [], 0, [], [], 0), source)
-            kernel = _checked(driver.cuLibraryGetKernel(library, KERNEL.encode()), source)
-            function = _checked(driver.cuKernelGetFunction(kernel), source)
+            _bind_context(index)
+            # while a graph is captured, too: loading is no part of it
+            _, mode = driver.cuThreadExchangeStreamCaptureMode(
+                driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+            )
+            try:
+                library = _checked(driver.cuLibraryLoadData(image, [], [], 0, [], [], 0), source)
+                kernel = _checked(driver.cuLibraryGetKernel(library, KERNEL.encode()), source)
+                function = _checked(driver.cuKernelGetFunction(kernel), source)
+            finally:
+                driver.cuThreadExchangeStreamCaptureMode(mode)
         return _Kernel(int(function), library, index, source)
 
 
@@ -132,6 +146,8 @@ class _Kernel:
         def run(addresses: tuple[int, ...]) -> None:
             if current() == index:
                 code = launch(stream_of(index), addresses)
+                if code == _INVALID_CONTEXT and _bind_context(index):
+                    code = launch(stream_of(index), addresses)
             else:
                 with torch.cuda.device(index):
                     code = launch(stream_of(index), addresses)
@@ -147,6 +163,25 @@ class _Kernel:
             f"CUDA kernel {self._source.body}: expected a launch of {grid[0]} x {grid[1]} blocks, got "
             f"{driver.CUresult(code)!s}; an earlier kernel may have failed: set CUDA_LAUNCH_BLOCKING=1 to find it"
         )
+
+
+_INVALID_CONTEXT = 201
+
+
+def _bind_context(index: int) -> bool:
+    """Makes torch's context the one of this thread, if it has none: a thread that torch has not used CUDA in.
+
+    Torch's own guards leave such a thread alone where the device is the first, which the runtime takes to be current.
+    """
+    from cuda.bindings import driver
+
+    code, context = driver.cuCtxGetCurrent()
+    if int(code) or int(context):
+        return False
+    code, device = driver.cuDeviceGet(index)
+    if not int(code):
+        code, context = driver.cuDevicePrimaryCtxRetain(device)
+    return not int(code) and not int(driver.cuCtxSetCurrent(context)[0])
 
 
 @lru_cache(maxsize=1)

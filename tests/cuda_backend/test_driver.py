@@ -50,6 +50,13 @@ for index in (0, 1):
     fields = cuda_call.Fields().add(3, 7, 2.5).address(*one).address(*one)
     kernel.bind((5, 2), 128, fields.packed())((1, 2))
 print(entered)
+print("a new thread")
+stub.stub_forget_context()
+kernel = gpu.load(source, 0)
+launch = kernel.bind((1, 1), 32, fields.packed())
+launch((1, 2))
+stub.stub_forget_context()
+launch((1, 2))
 stub.stub_set(13000, 222)
 for call in (lambda: gpu.load(source, 0), lambda: kernel.bind((1, 1), 32, fields.packed())((1, 2))):
     try:
@@ -109,15 +116,25 @@ def test_the_driver_is_told_what_the_backend_means(tmp_path: Path, monkeypatch: 
     made = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     lines = made.stdout.splitlines()
-    loaded = ["load 7fELF 0 0", "kernel 0x10 plugin_accel_kernel"]
-    assert lines[:7] == [
-        "None",
-        *loaded,
-        "launch 0x30 5 2 1 128 1 1 0 0x77 3 7 2.5 (nil)",
-        *loaded,
-        "launch 0x30 5 2 1 128 1 1 0 0x78 3 7 2.5 (nil)",
-    ]
-    assert lines[7] == "[0, 1, 1]"  # loaded on each; launched under a guard where the current device is another
+    # a graph may be captured meanwhile
+    loaded = ["capture mode 2", "load 7fELF 0 0", "kernel 0x10 plugin_accel_kernel", "capture mode 0"]
+    launched = "launch 0x30 1 1 1 32 1 1 0 0x77 3 7 2.5 (nil)"
+    assert (
+        lines[:18]
+        == [
+            "None",
+            "context 0x40",
+            *loaded,
+            "launch 0x30 5 2 1 128 1 1 0 0x77 3 7 2.5 (nil)",
+            *loaded,
+            "launch 0x30 5 2 1 128 1 1 0 0x78 3 7 2.5 (nil)",
+            "[0, 1, 1]",  # loaded on each; launched under a guard where the current device is another
+            "a new thread",  # has no context before it has used the runtime
+            "context 0x40",
+            *loaded,
+        ][:18]
+    )
+    assert lines[18:22] == [loaded[-1], launched, "context 0x40", launched]
     assert "expected the driver to load it" in made.stdout
     assert "expected a launch of 1 x 1 blocks" in made.stdout
     assert "the NVIDIA driver is for CUDA 12" in lines[-1]

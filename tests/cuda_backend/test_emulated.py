@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plugin_accel.backends import Backend, cpu, cuda
 from plugin_accel.backends.cuda import CudaBackend
@@ -167,6 +168,34 @@ def test_a_constant_input_has_its_gradient_summed(narrow: CudaBackend, case: Cas
 
 def test_the_trial_before_first_use_passes(narrow: CudaBackend) -> None:
     assert narrow.refuses(LIF.neuron.name, torch.device("cpu"), torch.float32) is None
+
+
+def test_the_trial_does_not_mind_what_the_first_use_is_within(folder: Path) -> None:
+    """torch.compile traces with fake tensors; a default dtype or inference mode of the user's changes nothing."""
+
+    def why() -> str | None:
+        return CudaBackend(EmulatedDevice(folder)).refuses(LIF.neuron.name, torch.device("cpu"), torch.float32)
+
+    with FakeTensorMode():
+        assert why() is None
+    with torch.inference_mode(), torch.device("meta"):
+        assert why() is None
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert why() is None
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_trial_waits_for_when_it_can_be_made(folder: Path) -> None:
+    """While a graph is captured nothing can be compared: the kernels are used, and tried at the next occasion."""
+    device = EmulatedDevice(folder)
+    backend = CudaBackend(device)
+    tried: list[bool] = []
+    for possible in (False, True, True):
+        device.holds_data = lambda _, now=possible: tried.append(now) or now  # type: ignore[method-assign, misc]
+        assert backend.refuses(LIF.neuron.name, torch.device("cpu"), torch.float32) is None
+    assert tried == [False, True]
 
 
 def test_channels_last_is_not_copied(narrow: CudaBackend) -> None:
