@@ -76,6 +76,6 @@ def as_param(name: str, p: Any, x: Tensor, dtype: torch.dtype, shape: tuple[int,
     elif p.device != x.device:
         if p.device.type != "cpu":
             raise Refused(f"{name} is on {p.device}, the input on {x.device}")
-        p = beside(p if p.dtype is dtype else p.to(dtype), x.device)
+        p = beside(p, x.device, dtype)
     made: Tensor = p if p.dtype is dtype else p.to(dtype)
     return made
