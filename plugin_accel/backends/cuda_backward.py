@@ -12,7 +12,7 @@ from torch import Tensor
 from plugin_accel.backends import cuda_call as cc
 from plugin_accel.backends.cuda_device import Launch
 from plugin_accel.backends.cuda_run import Runner, static
-from plugin_accel.backends.cuda_source import AHEAD, Backward
+from plugin_accel.backends.cuda_source import Backward, ahead
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Saved, Wanted
 from plugin_accel.neurons.layout import layout_of
 
@@ -105,7 +105,7 @@ class BackwardPlan:
         each = columns if self._by_column else blocks
         slots, wanted, device = self._slots, self._wanted, self._device
         sums = cc.Memory((len(slots), each), (each, 1), torch.float64, device) if slots else None
-        chunks = -(-time // AHEAD[width])
+        chunks = -(-time // ahead(width, fixed.step.fp64, self._replays))
         left = max(chunks - 1, 0) * self._states * columns if self._replays else 0
         scratch = cc.Memory((left,), (1,), self._dtype, device) if left else None
         run = None

@@ -135,8 +135,9 @@ class Forward(Source):
         return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.width}, {ahead}>"
 
 
-AHEAD = {1: 8, 2: 4, 4: 4}
-"""By columns per thread: steps of a chunk of the backward kernels."""
+def ahead(width: int, fp64: bool, scratch: bool) -> int:
+    """Steps of a chunk of the backward kernels: what is replayed of a chunk stays in registers."""
+    return 4 if width > 1 or (fp64 and scratch) else 8
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,12 @@ class Backward(Source):
         return "BackwardCall<Step>"
 
     @property
+    def ahead(self) -> int:
+        """Steps of a chunk."""
+        assert self.step is not None
+        return ahead(self.width, self.step.fp64, self.scratch)
+
+    @property
     def blocks(self) -> int:
         """See `Source`."""
         assert self.step is not None
@@ -174,7 +181,7 @@ class Backward(Source):
         surrogate = "".join(part.title() for part in self.surrogate.split("_")) if self.surrogate else "Precomputed"
         return (
             f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, "
-            f"{str(self.bounded).lower()}, {str(self.scratch).lower()}, {self.width}, {AHEAD[self.width]}>"
+            f"{str(self.bounded).lower()}, {str(self.scratch).lower()}, {self.width}, {self.ahead}>"
         )
 
 

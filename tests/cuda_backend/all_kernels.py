@@ -65,12 +65,20 @@ def row(name: str, sources: list[Source], arch: str) -> dict[str, Any]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of steps by architectures: most registers forward / backward."""
-    archs = list(dict.fromkeys(r["arch"] for r in rows))
-    cells = {(r["step"], r["arch"]): f"{r['registers']['forward']} / {r['registers']['backward']}" for r in rows}
-    counts = {r["step"]: r["kernels"] for r in rows}
-    lines = ["| step | kernels | " + " | ".join(archs) + " |", "|---|---" + "|---" * len(archs) + "|"]
-    lines += [f"| {s} | {n} | " + " | ".join(cells.get((s, a), "") for a in archs) + " |" for s, n in counts.items()]
+    """A table of neurons by architectures: most registers of all their steps, forward / backward."""
+    archs = sorted({r["arch"] for r in rows}, key=lambda a: int(a[3:]))
+    most: dict[str, dict[str, list[int]]] = {}
+    counts: dict[str, int] = {}
+    for r in rows:
+        name = " ".join(part for part in r["step"].split() if "-" not in part)
+        if r["arch"] == archs[0]:
+            counts[name] = counts.get(name, 0) + r["kernels"]
+        cell = most.setdefault(name, {}).setdefault(r["arch"], [0, 0])
+        cell[:] = [max(cell[0], r["registers"]["forward"]), max(cell[1], r["registers"]["backward"])]
+    lines = ["| | kernels | " + " | ".join(archs) + " |", "|---|---" + "|---" * len(archs) + "|"]
+    for name, cells in most.items():
+        shown = [f"{f} / {b}" if b else str(f) for f, b in (cells.get(a, (0, 0)) for a in archs)]
+        lines.append(f"| {name} | {counts[name]} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 

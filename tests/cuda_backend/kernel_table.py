@@ -91,9 +91,9 @@ def others() -> Iterator[Source]:
         yield from kernels(SINABS_LIF, SinabsConfig(surrogate=EXPONENTIAL), surrogate)
 
 
-def heaviest(neuron: Neuron, config: Config) -> Source:
-    """The backward kernel of a step with all that it can be asked for at once, in fp32."""
-    found = [k for k in kernels(neuron, config) if isinstance(k, Backward) and k.x is F32 and k.width == 1]
+def heaviest(neuron: Neuron, config: Config, dtype: torch.dtype = F32) -> Source:
+    """The backward kernel of a step with all that it can be asked for at once."""
+    found = [k for k in kernels(neuron, config) if isinstance(k, Backward) and k.x is dtype and k.width == 1]
     return found[-1]
 
 
