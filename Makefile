@@ -6,8 +6,8 @@
 #   make bench      the benchmarks; results go to benchmarks/results
 #   make sanitize   the op tests on a library built with AddressSanitizer and UBSan (gcc)
 #   make gpu-check  on a machine with a GPU: build, GPU tests, compute-sanitizer, benchmarks (GPU_ARGS adds options)
-#   make kernels    compile every CUDA kernel for every architecture, without a GPU; what each needs goes to
-#                   benchmarks/results/cuda_kernels.json
+#   make kernels    compile every CUDA kernel for every architecture, without a GPU: half an hour of one core; what they
+#                   need goes to benchmarks/results/cuda_kernels.json and into docs/cuda.md (KERNELS_ARGS adds options)
 #   make clean      removes what builds and runs leave behind, not the environment
 #
 # PYTHON is the interpreter to make the environment with, VENV where it is; an existing one can be named.
@@ -84,8 +84,7 @@ gpu-check:
 	$(PYTHON) benchmarks/gpu_check.py $(GPU_ARGS)
 
 kernels: $(READY)
-	PLUGIN_ACCEL_KERNEL_TABLE=benchmarks/results/cuda_kernels.json \
-	$(BIN)/pytest -q tests/cuda_backend/test_compile.py -k every_kernel
+	$(BIN)/python -m tests.cuda_backend.all_kernels --out benchmarks/results/cuda_kernels.json --markdown docs/cuda.md $(KERNELS_ARGS)
 
 clean:
 	rm -rf build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -159,7 +159,8 @@ setup(
     package_dir={"plugin_accel.csrc": "csrc", "plugin_accel_namespaces": "namespaces"},
     package_data={
         "plugin_accel": ["py.typed", "*.pyi"],
-        "plugin_accel.csrc": ["*.h", "neurons/*.h", "cuda/*.h", "cuda/std/*"],  # compiled where there is a GPU
+        # compiled where there is a GPU
+        "plugin_accel.csrc": ["*.h", "neurons/*.h", "egru/problem.h", "egru/unit.h", "cuda/*.h", "cuda/std/*"],
         "plugin_accel_namespaces": ["**/*.py"],
     },
     ext_modules=[

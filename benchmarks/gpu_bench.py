@@ -1,4 +1,4 @@
-"""Benchmarks of the `cuda` backend: neuron layers on their own, against their hosts and SpikingJelly.
+"""Benchmarks of the `cuda` backend: neuron layers on their own, against their hosts and SpikingJelly; EGRU.
 
     python benchmarks/gpu_bench.py --out results.json [--quick]
 
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 import plugin_accel
 from plugin_accel.backends.cuda import BACKEND
-from plugin_accel.neurons import SINABS_LIF, SinabsConfig, run_unchecked
+from plugin_accel.layers import EGRU
+from plugin_accel.neurons import SINABS_LIF, Incoming, Saved, SinabsConfig, Wanted, run_unchecked
 from plugin_accel.surrogates import Surrogate
 
 Call = Callable[[], object]
@@ -146,15 +147,78 @@ def small(rounds: int) -> dict[str, Any]:
     """T = 500, B = 16, N = 512: time per step beyond launch, and how long a call keeps the host."""
     ms = medians(kernels_alone(500, 16 * 512, torch.float32), rounds)
     one = medians(kernels_alone(1, 16 * 512, torch.float32), rounds)
-    calls = kernels_alone(1, 64, torch.float32)["plugin_accel forward"]
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(200):
-        calls()
-    host_us = (time.perf_counter() - start) / 200 * 1e6
-    torch.cuda.synchronize()
     beyond = {name: (ms[name] - one[name]) / 499 * 1e6 for name in ms}
-    return {"workload": "LIF T=500 B=16 N=512", "ms": ms, "ns_per_step": beyond, "host_us_per_forward": host_us}
+    return {"workload": "LIF T=500 B=16 N=512", "ms": ms, "ns_per_step": beyond}
+
+
+def host_us(call: Call, prepare: Callable[[], Any] | None = None) -> float:
+    """Microseconds for which a call keeps the host, the GPU idle; `prepare` runs before each, and is not timed."""
+    times = []
+    for _ in range(300):
+        if prepare is not None:
+            prepare()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e6)
+    return statistics.median(times)
+
+
+def host_side() -> dict[str, Any]:
+    """How long a call keeps the host until its kernels are launched: the kernels' own, through autograd, a layer's."""
+    config = SinabsConfig(spike="single", surrogate=Surrogate("atan", (2.0,)), time_dim=0)
+    params = [torch.tensor(v, device="cuda") for v in (0.9, 1.0, 1.0)]
+    x, first = torch.randn(1, 64, device="cuda"), [torch.zeros(64, device="cuda")]
+    result = BACKEND.forward(SINABS_LIF, config, x, first, params, keep=True, record=False)
+    assert result.kept is not None
+    saved, gradient = Saved(None, result.kept, (None,), tuple(params)), torch.randn(1, 64, device="cuda")
+    incoming = Incoming(gradient, None, (None,), None, ())
+    wanted = Wanted(True, (False,), (False, False, False))
+    leaf = x.clone().requires_grad_()
+    made: list[Tensor] = []
+
+    def record() -> None:
+        made.append(run_unchecked(SINABS_LIF, BACKEND, config, leaf, first, params).out)
+
+    us = {
+        "forward": host_us(lambda: BACKEND.forward(SINABS_LIF, config, x, first, params, keep=True, record=False)),
+        "backward": host_us(lambda: BACKEND.backward(SINABS_LIF, config, saved, incoming, wanted, None)),
+        "forward, recorded": host_us(lambda: run_unchecked(SINABS_LIF, BACKEND, config, leaf, first, params)),
+        "backward by autograd": host_us(lambda: torch.autograd.grad(made.pop(), leaf, gradient), record),
+    }
+    return {"workload": "host side of a call, LIF T=1 N=64", "us": us}
+
+
+def egru(rounds: int, compiled: bool) -> list[dict[str, Any]]:
+    """EGRU beside torch's GRU (cuDNN), forward and backward; also from a CUDA graph, and in plain torch."""
+    rows = []
+    for steps, batch, features, hidden in ((100, 32, 128, 256), (784, 64, 1, 256)):
+        x = torch.randn(steps, batch, features, device="cuda", requires_grad=True)
+        gru, ours = nn.GRU(features, hidden).cuda(), EGRU(features, hidden, return_state_sequence=False).cuda()
+        gradient = torch.randn(steps, batch, hidden, device="cuda")
+
+        def train(layer: nn.Module, x: Tensor = x, gradient: Tensor = gradient) -> Call:
+            return lambda: torch.autograd.grad(layer(x)[0], [x, *layer.parameters()], gradient)
+
+        calls = {"nn.GRU": train(gru), "plugin_accel": train(ours)}
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                calls["plugin_accel"]()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            calls["plugin_accel"]()
+        calls["plugin_accel, CUDA graph"] = graph.replay
+        if compiled:
+            plain = copy.deepcopy(ours)
+            plain.backend = "reference"
+            calls["reference"] = train(plain)
+        ms = medians(calls, max(3, rounds // 5), target_ms=1.0)
+        workload = f"EGRU T={steps} B={batch} I={features} H={hidden}"
+        rows.append({"workload": workload, "ms": ms, "speedup": ms["nn.GRU"] / ms["plugin_accel"]})
+    return rows
 
 
 def sinabs_layer(rounds: int, compiled: bool) -> dict[str, Any]:
@@ -217,6 +281,8 @@ def main() -> None:
         "copy_gb_per_s": copy_bandwidth(rounds),
         "bulk": bulk(rounds, options.columns),
         "small": small(rounds),
+        "host_side": host_side(),
+        "egru": egru(rounds, not options.quick),
     }
     if importlib.util.find_spec("sinabs") is not None:
         found["sinabs"] = sinabs_layer(rounds, not options.quick)

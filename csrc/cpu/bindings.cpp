@@ -15,6 +15,7 @@
 namespace py = pybind11;
 
 void bind_egru(py::module_&);
+void bind_launch(py::module_&);
 
 namespace {
 
@@ -251,4 +252,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_kept_bytes", &pool::kept_bytes);
   m.def("pool_used_bytes", &pool::used_bytes);
   bind_egru(m);
+  bind_launch(m);
 }

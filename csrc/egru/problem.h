@@ -5,7 +5,7 @@
 
 namespace egru {
 
-constexpr int kSaved = 5;  // z, r, g, q_g, c
+constexpr int kSaved = 5;  // of every unit and step, for backward: z, r, g, q_g, c
 
 struct Problem {
   int64_t steps, batch, features, hidden;

@@ -1,6 +1,6 @@
 // One step of one sample, all units: the equations stand in plugin_accel/layers/egru_reference.py.
 #pragma once
-#include "../math.h"
+#include "unit.h"
 
 namespace egru {
 namespace PA_ISA {
@@ -27,16 +27,11 @@ inline R forward_row(const ForwardRows<R>& s, int64_t n, int64_t padded, R suppo
   R quiet = 0;
 #pragma omp simd reduction(+ : quiet)
   for (int64_t j = 0; j < n; ++j) {
-    R z, r;
-    sigmoids_(a_z[j] + q_z[j], a_r[j] + q_r[j], z, r);
-    const R g = tanh_(PA_FMA(r, q_g[j], a_g[j] + bias_g[j]));
-    const R h = h_[j], thr = threshold[j];
-    R c = PA_FMA(z, h - g, g);
-    c = PA_FMA(mask[j], c - h, h);
-    const R v = c - thr;
-    const R o = v > R(0) ? R(1) : R(0), y = o * c, after = c - o * thr;
-    const R trace = PA_FMA(R(0.1), y - trace_[j], trace_[j]);
-    quiet += (R(1) - o) * (support * abs_(v) >= R(1) ? R(1) : R(0));
+    const R h = h_[j];
+    R z, r, g, c, o, y, after, trace = trace_[j];
+    forward_unit(a_z[j] + q_z[j], a_r[j] + q_r[j], a_g[j] + bias_g[j], q_g[j], h, threshold[j], mask[j], z, r, g, c, o,
+                 y, after, trace);
+    quiet += silent(c - threshold[j], support);
     y_[j] = y_out[j] = y;
     h_[j] = after;
     trace_[j] = trace;
@@ -73,22 +68,11 @@ inline void backward_row(const BackwardRows<R>& s, int64_t n, R dampening, R sup
   R *const sum_qg = s.sum_qg, *const sum_thr = s.sum_thr;
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
-    const R c = c_[j], thr = threshold[j], z = z_[j], r = r_[j], g = g_[j], v = c - thr;
-    const R o = v > R(0) ? R(1) : R(0);
-    const R trace = g_trace[j] + dtrace[j];
-    const R y = g_y[j] + dy[j] + R(0.1) * trace;
-    const R h = g_h[j] + dh[j];
-    const R width = R(1) - support * abs_(v);
-    const R slope = dampening * (width < R(0) ? R(0) : width);
-    const R through = slope * (g_o[j] + c * y - thr * h);
-    const R all = o * y + h + through;
-    const R m = mask[j], dc = m * all;
-    dtrace[j] = R(0.9) * trace;
-    dh[j] = (R(1) - m) * all + z * dc;
-    const R dg = (R(1) - z) * dc * (R(1) - g * g);
-    const R dz = (h_before[j] - g) * dc * z * (R(1) - z);
-    const R dr = dg * qg_[j] * r * (R(1) - r);
-    const R dqg = r * dg;
+    R dz, dr, dg, dqg, dthr, carried = dh[j], trace = dtrace[j];
+    backward_unit(z_[j], r_[j], g_[j], qg_[j], c_[j], threshold[j], mask[j], h_before[j], g_y[j] + dy[j], g_h[j],
+                  g_o[j], g_trace[j], dampening, support, carried, trace, dz, dr, dg, dqg, dthr);
+    dh[j] = carried;
+    dtrace[j] = trace;
     dz_[j] = dz;
     dr_[j] = dr;
     dg_[j] = dg;
@@ -97,7 +81,7 @@ inline void backward_row(const BackwardRows<R>& s, int64_t n, R dampening, R sup
     sum_r[j] += dr;
     sum_g[j] += dg;
     sum_qg[j] += dqg;
-    sum_thr[j] -= through + o * h;
+    sum_thr[j] -= dthr;
   }
 }
 

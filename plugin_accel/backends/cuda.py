@@ -2,25 +2,28 @@
 
 Every allocation is torch's own, on the current stream, and what is not handed back is used on no other: nothing has to
 be recorded for the allocator. Nothing waits for the GPU, so that a call can be captured in a CUDA graph, once a call
-before has compiled its kernels.
+before has compiled its kernels. What shapes, strides and dtypes decide is decided once, in a plan: a call with tensors
+like those of an earlier one fills in addresses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from plugin_accel.backends import cuda_backward, cuda_check
 from plugin_accel.backends import cuda_call as cc
+from plugin_accel.backends import cuda_check
+from plugin_accel.backends.cuda_backward import BackwardPlan, shape_of
 from plugin_accel.backends.cuda_device import Device, Gpu
-from plugin_accel.backends.cuda_run import Runner, static
-from plugin_accel.backends.cuda_source import Forward, Reduce
+from plugin_accel.backends.cuda_forward import ForwardPlan
+from plugin_accel.backends.cuda_run import Runner
+from plugin_accel.backends.cuda_source import Reduce
 from plugin_accel.errors import BackendError
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
-from plugin_accel.neurons.layout import layout_of
 
 NEURONS = frozenset(
     {"sinabs_lif", "sinabs_alif"}
@@ -29,7 +32,10 @@ NEURONS = frozenset(
 )
 """Those in csrc/cuda/steps.h."""
 
-_LOW = (torch.float16, torch.bfloat16)
+LAYERS = frozenset({"egru"})
+"""Those whose kernels stand elsewhere: csrc/cuda/egru.h."""
+
+_MOST_PLANS = 512
 
 
 class CudaBackend:
@@ -42,8 +48,10 @@ class CudaBackend:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._runner = Runner(device)
+        self.runner = Runner(device)
         self._failures: dict[int, str | None] = {}
+        self._forward: dict[Any, ForwardPlan] = {}
+        self._backward: dict[Any, BackwardPlan] = {}
         self.devices = frozenset({device.type})
 
     def unavailable(self) -> str | None:
@@ -60,20 +68,22 @@ class CudaBackend:
             return f"the cuda backend runs on GPUs, not on {device.type}"
         if dtype not in (torch.float32, torch.float64):
             return f"the cuda kernels compute in float32 or float64, not in {dtype}"
-        if neuron not in NEURONS:
+        if neuron not in NEURONS | LAYERS:
             return f"{neuron} has no CUDA kernels"
-        index = self._runner.index(device)
-        if index not in self._failures:
-            self._failures[index] = self._device.refuses(device) or self._first_failure(device, index)
-        return self._failures[index]
-
-    def _first_failure(self, device: torch.device, index: int) -> str | None:
-        """What goes wrong when a small call is compiled, launched and compared; None if nothing does."""
+        index = self.runner.index(device)
+        if index in self._failures:
+            return self._failures[index]
         try:
-            self._runner.kernel(Reduce(None, "rows", torch.float32), index)
-            return cuda_check.check(self, device) if self._device.holds_data(device) else None
+            why = self._device.refuses(device)
+            if why is None:
+                self.runner.kernel(Reduce(None, "rows", torch.float32), index)
+                if not self._device.holds_data(device):
+                    return None  # tried when something can be compared
+                why = cuda_check.check(self, device)
         except BackendError as error:
-            return str(error)
+            why = str(error)
+        self._failures[index] = why
+        return why
 
     def forward(
         self,
@@ -87,45 +97,22 @@ class CudaBackend:
         record: bool,
     ) -> Result:
         """See `Kernels.forward`; `x` may be of 16 bits, the rest is then fp32."""
-        dtype = torch.float32 if x.dtype in _LOW else x.dtype
-        runner, index = self._runner, self._runner.index(x.device)
-        fixed = static(neuron, config, dtype)
-        layout = layout_of(x, config.time_dim)
-        x, x_rows = layout.readable(x)
-        first = [layout.state(s) for s in first]
-        views, arguments = cc.view_params(params, layout)
-        out = cc.empty(layout, x, fixed.out)
-        kept = cc.empty(layout, x, dtype) if keep else None
-        records = tuple([cc.empty(layout, x, dtype) for _ in first]) if record else ()
-        last = tuple([cc.empty_state(layout, x, dtype) for _ in first])
-        mean = torch.empty((), dtype=fixed.out, device=x.device) if neuron.averages else None
-        x_row = (x.data_ptr(), *x_rows)
-        width = 1
-        if dtype is torch.float32 and views.count(None) == len(views) and runner.fills(layout, 4, index):
-            states = [((s.data_ptr(), 0, 0, 1), dtype.itemsize) for s in first]
-            width = 4 if cc.aligned([(x_row, x.element_size()), *states], 4) else 1
-        columns = layout.sizes[0] * layout.sizes[2]
-        block = runner.block(columns, width, index)
-        blocks = -(-columns // (width * block))
-        sums = torch.empty(blocks, dtype=torch.float64, device=x.device) if mean is not None else None
-        call = cc.pack_forward(
-            layout,
+        key = (
+            neuron,
             config,
-            [(0, 0, 0) if i is None else arguments[i] for i in fixed.slots],
-            x_row,
-            [s.data_ptr() for s in first],
-            out.data_ptr(),
-            cc.address(kept),
-            [r.data_ptr() for r in records],
-            [s.data_ptr() for s in last],
-            cc.address(sums),
+            x.shape,
+            x.get_device(),
+            cc.signature(x),
+            tuple([cc.signature(s) for s in first]),
+            cc.shapes(params),
+            keep,
+            record,
         )
-        if blocks:
-            runner.kernel(Forward(fixed.step, x.dtype, fixed.out, width), index)((blocks, 1), block, call)
-        if mean is not None and sums is not None:
-            n = float(out.numel())  # 0 / 0 where there is nothing, as the hosts' mean
-            runner.reduce("rows", 1, blocks, n, [(sums.data_ptr(), mean.data_ptr())], fixed.out, index)
-        return Result(out, mean, last, kept, records)
+        plan = self._forward.get(key)
+        if plan is None:
+            plan = ForwardPlan(self.runner, neuron, config, x, first, params, keep, record)
+            _remember(self._forward, key, plan)
+        return plan.run(x, first, params)
 
     def backward(
         self,
@@ -137,7 +124,19 @@ class CudaBackend:
         dspike_dv: Tensor | None,
     ) -> Gradients:
         """See `Kernels.backward`."""
-        return cuda_backward.backward(self._runner, neuron, config, saved, grads, wanted, dspike_dv)
+        key = (neuron, config, wanted, shape_of(saved, grads, dspike_dv))
+        plan = self._backward.get(key)
+        if plan is None:
+            plan = BackwardPlan(self.runner, neuron, config, saved, grads, wanted, dspike_dv)
+            _remember(self._backward, key, plan)
+        return plan.run(saved, grads, dspike_dv)
+
+
+def _remember(plans: dict[Any, Any], key: object, plan: object) -> None:
+    """Keeps a plan; all are dropped when there are too many, as where every input has another length."""
+    if len(plans) >= _MOST_PLANS:
+        plans.clear()
+    plans[key] = plan
 
 
 BACKEND = CudaBackend(Gpu())

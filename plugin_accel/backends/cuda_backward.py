@@ -1,169 +1,217 @@
-"""The backward call of the `cuda` backend."""
+"""The backward call of the `cuda` backend: all that shapes, strides and dtypes decide, made ready once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from plugin_accel.backends import cuda_call as cc
+from plugin_accel.backends.cuda_device import Launch
 from plugin_accel.backends.cuda_run import Runner, static
-from plugin_accel.backends.cuda_source import AHEAD, Backward
+from plugin_accel.backends.cuda_source import Backward, ahead
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Saved, Wanted
 from plugin_accel.neurons.layout import layout_of
 
 _NO_SURROGATE = (0.0,) * 5
 
 
-def backward(
-    runner: Runner,
-    neuron: Neuron,
-    config: Config,
-    saved: Saved,
-    grads: Incoming,
-    wanted: Wanted,
-    dspike_dv: Tensor | None,
-) -> Gradients:
-    """See `Kernels.backward`."""
-    kept, dtype = saved.kept, saved.kept.dtype
-    index = runner.index(kept.device)
-    fixed = static(neuron, config, dtype)
-    layout = layout_of(kept, config.time_dim)
-    outer, time, inner = layout.sizes
-    columns = outer * inner
-    x_dtype = dtype if saved.x is None else saved.x.dtype
-    rows: list[tuple[cc.Row, int]] = []  # what the kernel reads
-    held: list[Tensor] = []  # copies that must outlive the call
+def streams_of(saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> list[Tensor | None]:
+    """What a call reads as sequences, in the kernels' order."""
+    return [saved.x, saved.kept, dspike_dv, grads.out, grads.kept, *grads.records]
 
-    def row(t: Tensor | None, of: torch.dtype) -> cc.Row:
-        if t is None:
-            return cc.ABSENT
-        t, strides = layout.readable(t if t.dtype is of else t.to(of))
-        held.append(t)
-        rows.append(((t.data_ptr(), *strides), of.itemsize))
-        return rows[-1][0]
 
-    def state(t: Tensor | None) -> int:
-        if t is None:
-            return 0
-        t = layout.state(t if t.dtype is dtype else t.to(dtype))
-        held.append(t)
-        rows.append(((t.data_ptr(), 0, 0, 1), dtype.itemsize))
-        return t.data_ptr()
+class _Way(NamedTuple):
+    """The launches with so many columns per thread; None where there is nothing to compute."""
 
-    views, arguments = cc.view_params(saved.params, layout)
-    names = neuron.params(config)
-    alike = [want and n in neuron.summed_inputs for n, want in zip(names, wanted.params, strict=True)]
-    summed = [want and not same for want, same in zip(wanted.params, alike, strict=True)]
-    replays = neuron.replays(config) or neuron.reads_input(config, summed)
-    g_x = None
-    if wanted.summed:
-        g_x = cc.empty_state(layout, kept, x_dtype)
-    elif wanted.x or any(alike):
-        g_x = cc.empty(layout, kept, x_dtype)
-    g_first = tuple([cc.empty_state(layout, kept, dtype) if want else None for want in wanted.first])
-    g_params = [
-        None if not want else torch.empty_like(p) if v is None else v.gradient()
-        for p, v, want in zip(saved.params, views, summed, strict=True)
-    ]
-    by_column = any(want and v is not None for v, want in zip(views, summed, strict=True))
-    slots = [(slot, i) for slot, i in enumerate(fixed.slots) if i is not None and summed[i]]
+    run: Launch | None
+    sums: cc.Memory | None
+    scratch: cc.Memory | None
+    each: int
+    """Sums of one parameter, in bytes."""
+    reductions: list[tuple[Launch, list[int]]]
+    """Second passes, and the numbers of the sums that each takes."""
 
-    x_row, kept_row = row(saved.x, x_dtype), row(kept, dtype)
-    first = [state(s) for s in saved.first]
-    slope, g_out, g_kept = row(dspike_dv, dtype), row(grads.out, fixed.out), row(grads.kept, dtype)
-    g_records = [row(g, dtype) for g in grads.records]
-    g_last = [state(g) for g in grads.last]
-    g_mean = None if grads.mean is None else grads.mean.to(fixed.out)
 
-    single = views.count(None) == len(views) and dtype is torch.float32 and not (replays or wanted.summed)
-    width = 4 if single and runner.fills(layout, 4, index) and cc.aligned(rows, 4) else 1
-    block = runner.block(columns, width, index)
-    blocks = -(-columns // (width * block))
-    each = columns if by_column else blocks
-    sums = torch.empty(len(slots), each, dtype=torch.float64, device=kept.device) if slots else None
-    chunks = -(-time // AHEAD[width])
-    left = max(chunks - 1, 0) * len(first) * columns if replays else 0
-    scratch = torch.empty(left, dtype=dtype, device=kept.device) if left else None
-    to_sums = [0] * len(fixed.slots)
-    for n, (slot, _) in enumerate(slots):
-        assert sums is not None
-        to_sums[slot] = sums.data_ptr() + n * each * sums.element_size()
+class BackwardPlan:
+    """A call that is ready for tensors of these shapes, strides and dtypes, wherever they lie."""
 
-    surrogate = config.surrogate if dspike_dv is None and config.spiking else None
-    call = cc.pack_backward(
-        layout,
-        config,
-        [(0, 0, 0) if i is None else arguments[i] for i in fixed.slots],
-        x_row,
-        kept_row,
-        first,
-        config.packed_surrogate[1:] if surrogate else _NO_SURROGATE,
-        slope,
-        g_out,
-        g_kept,
-        g_records,
-        g_last,
-        cc.address(g_mean),
-        wanted.summed,
-        cc.address(g_x),
-        [cc.address(g) for g in g_first],
-        by_column,
-        to_sums,
-        cc.address(scratch),
-    )
-    if blocks:
-        source = Backward(
-            fixed.step,
-            x_dtype,
-            fixed.out,
-            width,
-            surrogate.name if surrogate else None,
-            sum(1 << slot for slot, _ in slots),
-            fixed.bounded,
-            replays,
+    def __init__(
+        self,
+        runner: Runner,
+        neuron: Neuron,
+        config: Config,
+        saved: Saved,
+        grads: Incoming,
+        wanted: Wanted,
+        dspike_dv: Tensor | None,
+    ) -> None:
+        self._runner, self._config, self._wanted = runner, config, wanted
+        kept, dtype, device = saved.kept, saved.kept.dtype, saved.kept.device
+        self._dtype, self._device, self._index = dtype, device, runner.index(device)
+        fixed = self._fixed = static(neuron, config, dtype)
+        layout = self._layout = layout_of(kept, config.time_dim)
+        self._x_dtype = dtype if saved.x is None else saved.x.dtype
+        self._surrogate = config.surrogate if dspike_dv is None and config.spiking else None
+        # what is read
+        dtypes = [self._x_dtype, dtype, dtype, fixed.out, dtype, *[dtype for _ in grads.records]]
+        streams = streams_of(saved, grads, dspike_dv)
+        self._dtypes = [of for t, of in zip(streams, dtypes, strict=True) if t is not None]
+        found = [t if t is None else (cc.rows(layout, t, of),) for t, of in zip(streams, dtypes, strict=True)]
+        self._copies_stream = [f[0] is None for f in found if f is not None]
+        self._rows = [f if f is None else f[0] or layout.dense_rows for f in found]
+        states = (*saved.first, *grads.last)
+        self._there = [s is not None for s in states]
+        self._copies_state = [not cc.is_state(layout, s, dtype) for s in states if s is not None]
+        self._mean_copies = grads.mean is not None and grads.mean.dtype is not fixed.out
+        self._has_mean, self._states = grads.mean is not None, len(saved.first)
+        self._params = [cc.Parameter(p, layout) for p in saved.params]
+        self._order = [i for i in fixed.slots if i is not None]
+        self._copies_params = any(p.copies for p in self._params)
+        # what is written
+        names = neuron.params(config)
+        self._alike = [want and n in neuron.summed_inputs for n, want in zip(names, wanted.params, strict=True)]
+        summed = [want and not same for want, same in zip(wanted.params, self._alike, strict=True)]
+        self._slots = [(slot, i) for slot, i in enumerate(fixed.slots) if i is not None and summed[i]]
+        self._replays = neuron.replays(config) or neuron.reads_input(config, summed)
+        self._by_column = any(want and not p.single for p, want in zip(self._params, summed, strict=True))
+        self._g_x: cc.Memory | None = None
+        if wanted.summed:
+            self._g_x = cc.states(layout, self._x_dtype, device)
+        elif wanted.x or any(self._alike):
+            self._g_x = cc.sequences(layout, self._x_dtype, device)
+        self._g_state = cc.states(layout, dtype, device)
+        # four columns per thread
+        self._masks = [4 * of.itemsize - 1 for of in self._dtypes]
+        self._state_mask = 4 * dtype.itemsize - 1
+        self._wide = (
+            dtype is torch.float32
+            and all(p.single for p in self._params)
+            and not (self._replays or wanted.summed)
+            and runner.fills(layout, 4, self._index)
+            and all(cc.fits(row, 4) for row in self._rows if row is not None)
         )
-        runner.kernel(source, index)((blocks, 1), block, call)
-    _finish(runner, index, views, g_params, slots, to_sums, by_column, blocks, (outer, inner), dtype)
-    return Gradients(
-        g_x,
-        g_first,
-        tuple(
-            g_x if same else g if g is None or v is None else v.finished(g)
-            for g, v, same in zip(g_params, views, alike, strict=True)
-        ),
+        self._ways: dict[int, _Way] = {}
+
+    def _way(self, width: int) -> _Way:
+        runner, layout, fixed, index = self._runner, self._layout, self._fixed, self._index
+        outer, time, inner = layout.sizes
+        columns = outer * inner
+        block = runner.block(columns, width, index)
+        blocks = -(-columns // (width * block))
+        each = columns if self._by_column else blocks
+        slots, wanted, device = self._slots, self._wanted, self._device
+        sums = cc.Memory((len(slots), each), (each, 1), torch.float64, device) if slots else None
+        chunks = -(-time // ahead(width, fixed.step.fp64, self._replays))
+        left = max(chunks - 1, 0) * self._states * columns if self._replays else 0
+        scratch = cc.Memory((left,), (1,), self._dtype, device) if left else None
+        run = None
+        if blocks:
+            surrogate, summed = self._surrogate, {slot for slot, _ in slots}
+            source = Backward(
+                fixed.step,
+                self._x_dtype,
+                fixed.out,
+                width,
+                surrogate.name if surrogate else None,
+                sum(1 << slot for slot in summed),
+                fixed.bounded,
+                self._replays,
+            )
+            fields = cc.Fields().add(*layout.sizes, *cc.flags(self._config))
+            for i in fixed.slots:
+                fields.address(i is not None).add(*((0, 0) if i is None else self._params[i].strides))
+            x, kept, dspike, g_out, g_kept, *g_records = self._rows
+            fields.stream(x).stream(kept).address(*self._there[: self._states])
+            fields.add(*map(float, self._config.packed_surrogate[1:] if surrogate else _NO_SURROGATE))
+            for row in (dspike, g_out, g_kept, *(g_records or [None] * self._states)):
+                fields.stream(row)
+            fields.address(*self._there[self._states :], self._has_mean).add(int(wanted.summed))
+            fields.address(self._g_x is not None, *wanted.first).add(int(self._by_column))
+            fields.address(*[slot in summed for slot in range(len(fixed.slots))], scratch is not None)
+            run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
+        made = _Way(run, sums, scratch, each * torch.float64.itemsize, self._reductions(blocks))
+        return self._ways.setdefault(width, made)
+
+    def _reductions(self, blocks: int) -> list[tuple[Launch, list[int]]]:
+        """Second passes: sums of columns or blocks to gradients of parameters."""
+        outer, _, inner = self._layout.sizes
+        passes: dict[tuple[str, int, int], list[int]] = {}
+        for n, (_, i) in enumerate(self._slots):
+            shape = self._params[i].reduction(outer, inner) if self._by_column else ("rows", 1, blocks)
+            passes.setdefault(shape, []).append(n)
+        made = []
+        for (kind, rows, n), numbers in passes.items():
+            launch = self._runner.reduce(kind, rows, n, 1.0, len(numbers), self._dtype, self._index)
+            if launch is not None:
+                made.append((launch, numbers))
+        return made
+
+    def run(self, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
+        """See `Kernels.backward`."""
+        layout, dtype, wanted = self._layout, self._dtype, self._wanted
+        streams = [t for t in streams_of(saved, grads, dspike_dv) if t is not None]
+        if True in self._copies_stream:
+            streams = [
+                cc.copied(layout, t, of) if copies else t
+                for t, of, copies in zip(streams, self._dtypes, self._copies_stream, strict=True)
+            ]
+        states = [s for s in chain(saved.first, grads.last) if s is not None]
+        if True in self._copies_state:
+            states = [
+                cc.copied_state(layout, s, dtype) if copies else s
+                for s, copies in zip(states, self._copies_state, strict=True)
+            ]
+        given = saved.params
+        if self._copies_params:
+            given = tuple([how.readable(p) for how, p in zip(self._params, given, strict=True)])
+        mean = grads.mean.to(self._fixed.out) if self._mean_copies and grads.mean is not None else grads.mean
+        at_streams, at_states = [t.data_ptr() for t in streams], [s.data_ptr() for s in states]
+        width = 1
+        if self._wide and not any(a & mask for a, mask in zip(at_streams, self._masks, strict=True)):
+            width = 1 if any(a & self._state_mask for a in at_states) else 4
+        run, sums, scratch, each, reductions = self._ways.get(width) or self._way(width)
+
+        g_x = None if self._g_x is None else self._g_x.make()
+        g_first = tuple([self._g_state.make() if want else None for want in wanted.first])
+        held = None if scratch is None else scratch.make()
+        partial = None if sums is None else sums.make()
+        base = 0 if partial is None else partial.data_ptr()
+        g_slots = [self._params[i].gradient(saved.params[i]) for _, i in self._slots]
+        if run is not None:
+            firsts = sum(self._there[: self._states])
+            inputs = 1 if saved.x is None else 2  # x, kept
+            addresses = [given[i].data_ptr() for i in self._order]
+            addresses += (*at_streams[:inputs], *at_states[:firsts], *at_streams[inputs:], *at_states[firsts:])
+            if mean is not None:
+                addresses.append(mean.data_ptr())
+            if g_x is not None:
+                addresses.append(g_x.data_ptr())
+            addresses += [g.data_ptr() for g in g_first if g is not None]
+            addresses += [base + n * each for n in range(len(g_slots))]
+            if held is not None:
+                addresses.append(held.data_ptr())
+            run(tuple(addresses))
+        for launch, numbers in reductions:
+            launch((*[base + n * each for n in numbers], *[g_slots[n].data_ptr() for n in numbers]))
+        g_params: list[Tensor | None] = [g_x if same else None for same in self._alike]
+        for (_, i), g in zip(self._slots, g_slots, strict=True):
+            g_params[i] = self._params[i].finished(g)
+        return Gradients(g_x, g_first, tuple(g_params))
+
+
+def shape_of(saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Sequence[object]:
+    """All that a plan depends on, beside neuron, configuration and what is wanted."""
+    kept = saved.kept
+    return (
+        kept.shape,
+        kept.get_device(),
+        *[cc.signature(t) for t in streams_of(saved, grads, dspike_dv)],
+        *[cc.signature(s) for s in saved.first],
+        *[cc.signature(s) for s in grads.last],
+        cc.signature(grads.mean),
+        cc.shapes(saved.params),
     )
-
-
-def _finish(
-    runner: Runner,
-    index: int,
-    views: Sequence[cc.ParamView | None],
-    g_params: Sequence[Tensor | None],
-    slots: Sequence[tuple[int, int]],
-    sums: Sequence[int],
-    by_column: bool,
-    blocks: int,
-    size: tuple[int, int],
-    dtype: torch.dtype,
-) -> None:
-    """Second pass: sums of columns or blocks to gradients of parameters."""
-    outer, inner = size
-    groups: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
-    for slot, i in slots:
-        view, gradient = views[i], g_params[i]
-        assert gradient is not None
-        if not by_column:
-            shape = ("rows", 1, blocks)
-        elif view is None:
-            shape = ("rows", 1, outer * inner)
-        elif view.by_outer and view.by_inner:
-            shape = ("columns", 1, outer * inner)
-        elif view.by_inner:
-            shape = ("columns", outer, inner)
-        else:
-            shape = ("rows", outer, inner)
-        groups.setdefault(shape, []).append((sums[slot], gradient.data_ptr()))
-    for (kind, rows, n), pairs in groups.items():
-        runner.reduce(kind, rows, n, 1.0, pairs, dtype, index)

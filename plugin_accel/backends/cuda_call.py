@@ -3,30 +3,78 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from plugin_accel.errors import InputError
 from plugin_accel.neurons import Config
-from plugin_accel.neurons.layout import Layout
+from plugin_accel.neurons.layout import Layout, contiguous_strides
 
-Row = tuple[int, int, int, int]
-"""(address, outer stride, time stride, inner stride)"""
-
-ABSENT: Row = (0, 0, 0, 0)
 MAX_REDUCTIONS = 16
 
+Shape = tuple[int, ...]
 
-class ParamView:
-    """A parameter of several values as a kernel reads it, and the shape in which its gradient comes back."""
 
-    __slots__ = ("argument", "by_inner", "by_outer", "keep", "shape", "strides", "target")
+class Packed(NamedTuple):
+    """A kernel's argument, all but its addresses."""
+
+    call: bytes
+    words: tuple[int, ...]
+    """Which of its words of eight bytes are addresses, in the order in which a launch is given them."""
+
+
+class Fields:
+    """The fields of an argument, one after the other."""
+
+    def __init__(self) -> None:
+        self._values: list[float | int] = []
+        self._words: list[int] = []
+
+    def add(self, *values: float | int) -> Fields:
+        """Numbers: floats are doubles, all else is int64."""
+        self._values += values
+        return self
+
+    def address(self, *present: bool) -> Fields:
+        """Addresses; that of a tensor which is absent is 0 and not given at the launch."""
+        for there in present:
+            if there:
+                self._words.append(len(self._values))
+            self._values.append(0)
+        return self
+
+    def stream(self, strides: Sequence[int] | None) -> Fields:
+        """Address and strides; None: absent."""
+        return self.address(strides is not None).add(*(strides or (0, 0, 0)))
+
+    def packed(self) -> Packed:
+        """As the kernel takes them."""
+        kinds = "".join("d" if isinstance(v, float) else "q" for v in self._values)
+        return Packed(struct.pack(f"={kinds}", *self._values), tuple(self._words))
+
+
+class Parameter:
+    """How the kernels walk a parameter, and in which shape its gradient comes back.
+
+    Attributes:
+        strides: (outer, inner).
+        single: It has one value.
+        by_outer: Its values differ between samples.
+        by_inner: Its values differ within a sample.
+        copies: The kernels cannot walk it as it lies.
+    """
 
     def __init__(self, p: Tensor, layout: Layout) -> None:
-        self.target = p.shape
+        self._layout, self._target = layout, p.shape
+        self._shape: Shape = tuple(p.shape)
+        self._strides: Shape = contiguous_strides(self._shape)
+        self.copies = False
+        self.single, self.by_outer, self.by_inner, self.strides = p.numel() == 1, False, False, (0, 0)
+        if self.single:
+            return
         try:
             full = p.detach().expand(layout.state_shape)
         except RuntimeError:
@@ -34,129 +82,113 @@ class ParamView:
                 f"parameter: expected a shape that broadcasts to {layout.state_shape}, got {tuple(p.shape)}; "
                 "give it one value, one per neuron or one per sample and neuron"
             ) from None
-        k = layout.outer_dims
-        self.by_outer = any(s != 0 and n != 1 for s, n in zip(full.stride()[:k], full.shape[:k], strict=True))
-        self.by_inner = any(s != 0 and n != 1 for s, n in zip(full.stride()[k:], full.shape[k:], strict=True))
-        self.strides: tuple[int, ...] | None = None
-        if not self.by_inner:
-            self.shape: tuple[int, ...] = (*full.shape[:k], *(1,) * (full.dim() - k))
-            self.keep = full[(slice(None),) * k + (slice(0, 1),) * (full.dim() - k)].reshape(-1).contiguous()
-            self.argument = (self.keep.data_ptr(), 1, 0)
-            return
-        self.shape = tuple(full.shape) if self.by_outer else (1,) * k + tuple(full.shape[k:])
-        self.strides = layout.state_strides
-        self.keep = torch.empty_strided(self.shape, self.strides, dtype=p.dtype, device=p.device)
-        self.keep.copy_(full if self.by_outer else full[(slice(0, 1),) * k])
-        self.argument = (self.keep.data_ptr(), layout.sizes[2] if self.by_outer else 0, 1)
+        k, shape, strides = layout.outer_dims, full.shape, full.stride()
+        self.by_outer = any(s != 0 and n != 1 for s, n in zip(strides[:k], shape[:k], strict=True))
+        self.by_inner = any(s != 0 and n != 1 for s, n in zip(strides[k:], shape[k:], strict=True))
+        if self.by_inner:
+            self.strides = (layout.sizes[2] if self.by_outer else 0, 1)
+            self._shape = tuple(shape) if self.by_outer else (1,) * k + tuple(shape[k:])
+            self._strides = layout.state_strides
+        else:
+            self.strides = (1, 0)
+            self._shape = (*shape[:k], *(1,) * (len(shape) - k))
+            self._strides = contiguous_strides(self._shape)
+        walked = zip(strides, self._strides, self._shape, strict=True)
+        self.copies = any(has != wants for has, wants, n in walked if n != 1)
 
-    def gradient(self) -> Tensor:
+    def readable(self, p: Tensor) -> Tensor:
+        """`p`, copied if the kernels cannot walk it as it lies."""
+        if not self.copies:
+            return p
+        copied = self.gradient(p)
+        full = p.detach().expand(self._layout.state_shape)
+        return copied.copy_(full[tuple([slice(0, n) for n in self._shape])])
+
+    def gradient(self, p: Tensor) -> Tensor:
         """Uninitialised memory for the gradient."""
-        if self.strides is None:
-            return torch.empty(self.shape, dtype=self.keep.dtype, device=self.keep.device)
-        return torch.empty_strided(self.shape, self.strides, dtype=self.keep.dtype, device=self.keep.device)
+        return torch.empty_strided(self._shape, self._strides, dtype=p.dtype, device=p.device)
 
     def finished(self, gradient: Tensor) -> Tensor:
         """A gradient in the parameter's own shape."""
-        return gradient if gradient.shape == self.target else gradient.sum_to_size(self.target)
+        return gradient if gradient.shape == self._target else gradient.sum_to_size(self._target)
+
+    def reduction(self, outer: int, inner: int) -> tuple[str, int, int]:
+        """Which second pass, over [rows, n], makes the gradient of sums that come one per column."""
+        if self.single:
+            return ("rows", 1, outer * inner)
+        if not self.by_inner:
+            return ("rows", outer, inner)
+        return ("columns", 1, outer * inner) if self.by_outer else ("columns", outer, inner)
 
 
-def view_params(params: Sequence[Tensor], layout: Layout) -> tuple[list[ParamView | None], list[tuple[int, int, int]]]:
-    """Views of the parameters, None of a single value; and of each (address, outer stride, inner stride)."""
-    views = [None if p.numel() == 1 else ParamView(p, layout) for p in params]
-    return views, [(p.data_ptr(), 0, 0) if v is None else v.argument for p, v in zip(params, views, strict=True)]
+class Memory:
+    """Makes tensors of one shape, quickly.
+
+    A tensor of one value stands for the shape and costs no memory; `empty_like` is the quickest way to another.
+    """
+
+    def __init__(self, shape: Shape, strides: Shape, dtype: torch.dtype, device: torch.device) -> None:
+        self.device = device
+        self._shape, self._strides, self._dtype = shape, strides, dtype
+        self._like = None
+        if strides == contiguous_strides(shape):
+            with torch.inference_mode(False):
+                self._like = torch.empty((), dtype=dtype, device=device).expand(shape)
+
+    def make(self) -> Tensor:
+        """Uninitialised memory."""
+        if self._like is not None:
+            return torch.empty_like(self._like)
+        return torch.empty_strided(self._shape, self._strides, dtype=self._dtype, device=self.device)
 
 
-def address(t: Tensor | None) -> int:
-    """Of a tensor's memory; 0 where there is none."""
-    return 0 if t is None else t.data_ptr()
+def sequences(layout: Layout, dtype: torch.dtype, device: torch.device) -> Memory:
+    """Memory of the input's shape."""
+    return Memory(layout.shape, layout.strides, dtype, device)
 
 
-def empty(layout: Layout, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uninitialised memory of the input's shape."""
-    return torch.empty_strided(layout.shape, layout.strides, dtype=dtype, device=like.device)
+def states(layout: Layout, dtype: torch.dtype, device: torch.device) -> Memory:
+    """Memory of a state's shape."""
+    return Memory(layout.state_shape, layout.state_strides, dtype, device)
 
 
-def empty_state(layout: Layout, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Uninitialised memory of a state's shape."""
-    return torch.empty_strided(layout.state_shape, layout.state_strides, dtype=dtype, device=like.device)
+def copied(layout: Layout, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """A stream in the layout's own order."""
+    return torch.empty_strided(layout.shape, layout.strides, dtype=dtype, device=t.device).copy_(t)
 
 
-def same_rows(a: Sequence[int], b: Sequence[int], sizes: Sequence[int]) -> bool:
-    """Whether two (outer, time, inner) strides walk alike."""
-    return all(x == y for x, y, n in zip(a, b, sizes, strict=True) if n > 1)
+def copied_state(layout: Layout, t: Tensor, dtype: torch.dtype) -> Tensor:
+    """A state in the layout's own order."""
+    return torch.empty_strided(layout.state_shape, layout.state_strides, dtype=dtype, device=t.device).copy_(t)
 
 
-def aligned(rows: Iterable[tuple[Row, int]], width: int) -> bool:
-    """Whether `width` neighbours of every (row, bytes of an element) lie side by side and can be read at once."""
-    return all(
-        inner == 1 and at % (width * size) == 0 and outer % width == 0 and time % width == 0
-        for (at, outer, time, inner), size in rows
-    )
+def flags(config: Config) -> tuple[float, int, int]:
+    """Of a configuration, for the kernels."""
+    most, clamp, narrow = config.packed_flags
+    return float(most), int(clamp), int(narrow)
 
 
-@lru_cache(maxsize=64)
-def _forward_format(params: int, states: int) -> struct.Struct:
-    return struct.Struct(f"=3qd2q{3 * params + 4 + states + 2 + 2 * states + 1}q")
+def signature(t: Tensor | None) -> object:
+    """All of a tensor that a plan depends on, but for its shape and address."""
+    return None if t is None else (t.dtype, t.stride(), t.is_neg())
 
 
-def pack_forward(
-    layout: Layout,
-    config: Config,
-    params: Sequence[tuple[int, int, int]],
-    x: Row,
-    first: Sequence[int],
-    out: int,
-    kept: int,
-    records: Sequence[int],
-    last: Sequence[int],
-    total: int,
-) -> bytes:
-    """A ForwardCall; addresses of what is not wanted are 0."""
-    every = [n for p in params for n in p]
-    every += [*x, *first, out, kept, *(records or [0] * len(first)), *last, total]
-    return _forward_format(len(params), len(first)).pack(*layout.sizes, *config.packed_flags, *every)
+def shapes(params: Sequence[Tensor]) -> object:
+    """All of the parameters that a plan depends on."""
+    return tuple([(p.shape, p.stride(), p.is_neg()) if p.dim() else None for p in params])
 
 
-@lru_cache(maxsize=64)
-def _backward_format(params: int, states: int) -> struct.Struct:
-    before, after = 3 * params + 8 + states, 12 + 5 * states + 3 + states + 1 + params + 1
-    return struct.Struct(f"=3qd2q{before}q5d{after}q")
+def rows(layout: Layout, t: Tensor, dtype: torch.dtype) -> tuple[int, int, int] | None:
+    """(outer, time, inner) strides by which a kernel can walk `t`; None if it has to be copied."""
+    return None if t.dtype is not dtype or t.is_neg() else layout.rows(t)
 
 
-def pack_backward(
-    layout: Layout,
-    config: Config,
-    params: Sequence[tuple[int, int, int]],
-    x: Row,
-    kept: Row,
-    first: Sequence[int],
-    surrogate: Sequence[float],
-    dspike: Row,
-    g_out: Row,
-    g_kept: Row,
-    g_records: Sequence[Row],
-    g_last: Sequence[int],
-    g_mean: int,
-    summed: bool,
-    g_x: int,
-    g_first: Sequence[int],
-    by_column: bool,
-    g_params: Sequence[int],
-    scratch: int,
-) -> bytes:
-    """A BackwardCall; addresses of what is not there or not wanted are 0."""
-    before = [n for p in params for n in p] + [*x, *kept, *first]
-    records = [n for row in (g_records or [ABSENT] * len(first)) for n in row]
-    after = [*dspike, *g_out, *g_kept, *records, *g_last, g_mean, int(summed), g_x, *g_first, int(by_column)]
-    return _backward_format(len(params), len(first)).pack(
-        *layout.sizes, *config.packed_flags, *before, *surrogate, *after, *g_params, scratch
-    )
+def is_state(layout: Layout, t: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a kernel can take a state as it is."""
+    return t.dtype is dtype and layout.state(t) is t
 
 
-_REDUCE = struct.Struct(f"=2qd{2 * MAX_REDUCTIONS}q")
-
-
-def pack_reduce(rows: int, n: int, divisor: float, pairs: Sequence[tuple[int, int]]) -> bytes:
-    """A ReduceCall of (from, to) addresses."""
-    missing = [0] * (MAX_REDUCTIONS - len(pairs))
-    return _REDUCE.pack(rows, n, divisor, *[f for f, _ in pairs], *missing, *[t for _, t in pairs], *missing)
+def fits(strides: Sequence[int], width: int) -> bool:
+    """Whether `width` neighbours of a stream always lie side by side and, from an aligned address on, aligned."""
+    outer, time, inner = strides
+    return inner == 1 and outer % width == 0 and time % width == 0

@@ -6,6 +6,8 @@ from giving wrong numbers: the host's own forward runs then, with the reason.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -20,8 +22,8 @@ _PARAMS = (0.875, 0.75, 0.5)  # alpha_mem, gain_mem, threshold
 def _call(backend: Kernels, device: torch.device) -> list[Tensor]:
     """Outputs and gradients of a LIF that fires now and then, over steps that do not fill the last chunk."""
     x = torch.arange(2 * 19 * 5, dtype=torch.float32, device="cpu").mul(0.37).sin().reshape(2, 19, 5).to(device)
-    first = [torch.zeros(2, 5, device=device)]
-    params = [torch.tensor(v, device=device) for v in _PARAMS]
+    first = [torch.zeros(2, 5, dtype=torch.float32, device=device)]
+    params = [torch.tensor(v, dtype=torch.float32, device=device) for v in _PARAMS]
     result = backend.forward(SINABS_LIF, _CONFIG, x, first, params, keep=True, record=False)
     assert result.kept is not None
     assert result.mean is not None
@@ -32,14 +34,19 @@ def _call(backend: Kernels, device: torch.device) -> list[Tensor]:
     return [result.out, result.mean, result.kept, *result.last, *(t for t in (g.x, *g.first) if t is not None)]
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
 def check(backend: Kernels, device: torch.device) -> str | None:
     """What is wrong with a backend on a device; None if its numbers are those of the `cpu` backend.
 
     Raises:
         BackendError: it cannot compile, load or launch.
     """
+    # In a thread of its own, whatever modes this one is in: the first use may be one that torch.compile traces.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_compare, backend, device).result()
+
+
+@torch.no_grad()
+def _compare(backend: Kernels, device: torch.device) -> str | None:
     expected = _call(CPU, torch.device("cpu"))
     for a, b in zip(_call(backend, device), expected, strict=True):
         if not torch.equal(a.cpu(), b):

@@ -105,21 +105,26 @@ def compile_source(source: cuda_source.Source, arch: str) -> Compiled:
         BackendError: NVRTC rejects the source or the architecture.
     """
     for blocks in range(source.blocks, 0, -1):
-        compiled = _compile(source, source.text(blocks), arch)
+        compiled = compile_text(source.body, source.text(blocks), arch)
         if not compiled.spills:
             break
     return compiled
 
 
-def _compile(source: cuda_source.Source, text: str, arch: str) -> Compiled:
+def compile_text(name: str, text: str, arch: str) -> Compiled:
+    """Compile what may hold several kernels; `name` is what errors call it.
+
+    Raises:
+        BackendError: NVRTC rejects the source or the architecture.
+    """
     from cuda.core import Program, ProgramOptions
 
     log = StringIO()
-    options = ProgramOptions(name=source.body, arch=arch, include_path=list(cuda_source.include_paths()), **_OPTIONS)
+    options = ProgramOptions(name=name, arch=arch, include_path=list(cuda_source.include_paths()), **_OPTIONS)
     try:
         compiled = Program(_DEVICE + text, "c++", options).compile("cubin", logs=log)
     except Exception as error:
-        raise BackendError(f"CUDA kernel {source.body}: expected to compile for {arch}, got:\n{error}") from error
+        raise BackendError(f"CUDA kernel {name}: expected to compile for {arch}, got:\n{error}") from error
     return Compiled(bytes(compiled.code), log.getvalue())
 
 

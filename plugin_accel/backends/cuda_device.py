@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 
+from plugin_accel import _C
 from plugin_accel.backends import cuda_cache, cuda_compile
+from plugin_accel.backends.cuda_call import Packed
 from plugin_accel.backends.cuda_source import KERNEL, Source
 from plugin_accel.errors import BackendError
 
-Launch = Callable[[tuple[int, int], int, bytes], None]
-"""(grid, threads of a block, packed argument) on the current stream of the device it was loaded for."""
+Launch = Callable[[tuple[int, ...]], None]
+"""Launches with the addresses of an argument, on the current stream of the device the kernel was loaded for."""
+
+
+class Loaded(Protocol):
+    """A kernel on one device."""
+
+    def bind(self, grid: tuple[int, int], block: int, argument: Packed) -> Launch:
+        """A launch of this grid with this many threads in a block."""
+        ...
+
 
 OLDEST = (7, 5)
 
@@ -46,7 +55,7 @@ class Device(Protocol):
         """How many threads fill it."""
         ...
 
-    def load(self, source: Source, index: int) -> Launch:
+    def load(self, source: Source, index: int) -> Loaded:
         """A kernel that is ready to be launched.
 
         Raises:
@@ -60,8 +69,13 @@ class Gpu:
 
     type = "cuda"
 
+    def __init__(self) -> None:
+        self._usable = False
+
     def unavailable(self) -> str | None:
         """Why there is no GPU that kernels can be compiled for."""
+        if self._usable:
+            return None
         if torch.version.cuda is None:
             return f"torch {torch.__version__} is built without CUDA: install a CUDA build, see https://pytorch.org"
         missing = cuda_compile.missing()
@@ -69,6 +83,7 @@ class Gpu:
             return missing
         if not torch.cuda.is_available():
             return "torch.cuda.is_available() is False: nvidia-smi must list a GPU, with a driver for this torch"
+        self._usable = True  # it costs a tenth of a millisecond to find out, and may be asked at every call
         return None
 
     def refuses(self, device: torch.device) -> str | None:
@@ -96,40 +111,88 @@ class Gpu:
         """Four blocks of 128 for every multiprocessor."""
         return _multiprocessors(index) * 512
 
-    def load(self, source: Source, index: int) -> Launch:
+    def load(self, source: Source, index: int) -> Loaded:
         """Compile or fetch a kernel, and load it; the library is not bound to a context, nor to one device."""
         from cuda.bindings import driver
 
         capability = torch.cuda.get_device_capability(index)
         image = cuda_compile.cubin(source, f"sm_{_number(capability)}")
         with torch.cuda.device(index):
-            library = _checked(driver.cuLibraryLoadData(image, [], [], 0, [], [], 0), source)
-            kernel = _checked(driver.cuLibraryGetKernel(library, KERNEL.encode()), source)
-            function = _checked(driver.cuKernelGetFunction(kernel), source)
-        return _Launcher(driver, function, library, index, source)
-
-
-class _Launcher:
-    """A kernel on one device."""
-
-    def __init__(self, driver: Any, function: Any, library: Any, index: int, source: Source) -> None:
-        self._launch, self._function, self._library = driver.cuLaunchKernel, function, library
-        self._index, self._source = index, source
-
-    def __call__(self, grid: tuple[int, int], block: int, call: bytes) -> None:
-        argument = ctypes.create_string_buffer(call, len(call))  # the driver copies it before it returns
-        arguments = ctypes.c_void_p(ctypes.addressof(argument))
-        stream = torch._C._cuda_getCurrentRawStream(self._index)
-        elsewhere = torch.cuda.current_device() != self._index
-        with torch.cuda.device(self._index) if elsewhere else nullcontext():
-            (code,) = self._launch(
-                self._function, grid[0], grid[1], 1, block, 1, 1, 0, stream, ctypes.addressof(arguments), 0
+            _bind_context(index)
+            # while a graph is captured, too: loading is no part of it
+            _, mode = driver.cuThreadExchangeStreamCaptureMode(
+                driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
             )
-        if int(code):
-            raise BackendError(
-                f"CUDA kernel {self._source.body}: expected a launch of {grid[0]} x {grid[1]} blocks, got {code!s}; "
-                "an earlier kernel may have failed: set CUDA_LAUNCH_BLOCKING=1 to find it"
-            )
+            try:
+                library = _checked(driver.cuLibraryLoadData(image, [], [], 0, [], [], 0), source)
+                kernel = _checked(driver.cuLibraryGetKernel(library, KERNEL.encode()), source)
+                function = _checked(driver.cuKernelGetFunction(kernel), source)
+            finally:
+                driver.cuThreadExchangeStreamCaptureMode(mode)
+        return _Kernel(int(function), library, index, source)
+
+
+class _Kernel:
+    """See `Loaded`."""
+
+    def __init__(self, function: int, library: Any, index: int, source: Source) -> None:
+        self._function, self._library, self._index, self._source = function, library, index, source
+
+    def bind(self, grid: tuple[int, int], block: int, argument: Packed) -> Launch:
+        """See `Loaded`."""
+        launch = _C.Launch(_entry(), self._function, *grid, block, argument.call, argument.words).run
+        index, stream_of, current = self._index, torch._C._cuda_getCurrentRawStream, torch.cuda.current_device
+
+        def run(addresses: tuple[int, ...]) -> None:
+            if current() == index:
+                code = launch(stream_of(index), addresses)
+                if code == _INVALID_CONTEXT and _bind_context(index):
+                    code = launch(stream_of(index), addresses)
+            else:
+                with torch.cuda.device(index):
+                    code = launch(stream_of(index), addresses)
+            if code:
+                self._fail(code, grid)
+
+        return run
+
+    def _fail(self, code: int, grid: tuple[int, int]) -> NoReturn:
+        from cuda.bindings import driver
+
+        raise BackendError(
+            f"CUDA kernel {self._source.body}: expected a launch of {grid[0]} x {grid[1]} blocks, got "
+            f"{driver.CUresult(code)!s}; an earlier kernel may have failed: set CUDA_LAUNCH_BLOCKING=1 to find it"
+        )
+
+
+_INVALID_CONTEXT = 201
+
+
+def _bind_context(index: int) -> bool:
+    """Makes torch's context the one of this thread, if it has none: a thread that torch has not used CUDA in.
+
+    Torch's own guards leave such a thread alone where the device is the first, which the runtime takes to be current.
+    """
+    from cuda.bindings import driver
+
+    code, context = driver.cuCtxGetCurrent()
+    if int(code) or int(context):
+        return False
+    code, device = driver.cuDeviceGet(index)
+    if not int(code):
+        code, context = driver.cuDevicePrimaryCtxRetain(device)
+    return not int(code) and not int(driver.cuCtxSetCurrent(context)[0])
+
+
+@lru_cache(maxsize=1)
+def _entry() -> int:
+    """Address of the driver's cuLaunchKernel: a call by way of Python's bindings takes several times as long."""
+    from cuda.bindings import driver
+
+    code, address, *_ = driver.cuGetProcAddress(b"cuLaunchKernel", 12000, 0)
+    if int(code) or not address:
+        raise BackendError(f"the NVIDIA driver: expected its cuLaunchKernel, got {code!s}; update the driver")
+    return int(address)
 
 
 def _checked(result: tuple[Any, ...], source: Source) -> Any:

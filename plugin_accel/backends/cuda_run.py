@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from plugin_accel.backends import cuda_call as cc
-from plugin_accel.backends.cuda_device import Device, Launch
+from plugin_accel.backends.cuda_device import Device, Launch, Loaded
 from plugin_accel.backends.cuda_source import BLOCK, Reduce, Source, Step
 from plugin_accel.neurons import Config, Neuron
 from plugin_accel.neurons.layout import Layout
@@ -40,7 +40,7 @@ class Runner:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._kernels: dict[tuple[Source, int], Launch] = {}
+        self._kernels: dict[tuple[Source, int], Loaded] = {}
 
     def index(self, device: torch.device) -> int:
         """Number of a device among its kind."""
@@ -49,7 +49,7 @@ class Runner:
             return given
         return torch.cuda.current_device() if device.type == "cuda" else 0
 
-    def kernel(self, source: Source, index: int) -> Launch:
+    def kernel(self, source: Source, index: int) -> Loaded:
         """A kernel, compiled and loaded at most once for each device.
 
         Raises:
@@ -73,18 +73,15 @@ class Runner:
         return inner % width == 0 and outer * inner >= width * self.device.threads(index)
 
     def reduce(
-        self,
-        kind: str,
-        rows: int,
-        n: int,
-        divisor: float,
-        pairs: Sequence[tuple[int, int]],
-        to: torch.dtype,
-        index: int,
-    ) -> None:
-        """Second pass of sums over [rows, n]: over n ("rows") or over the rows ("columns"), one for each pair."""
-        if not pairs or (n if kind == "columns" else rows) == 0:
-            return
+        self, kind: str, rows: int, n: int, divisor: float, sums: int, to: torch.dtype, index: int
+    ) -> Launch | None:
+        """Second pass of `sums` sums over [rows, n]: over n ("rows") or over the rows ("columns").
+
+        It is launched with the addresses of all inputs, then those of all outputs; None where there is nothing to do.
+        """
+        if not sums or (n if kind == "columns" else rows) == 0:
+            return None
         grid = rows if kind == "rows" else -(-n // BLOCK)
-        call = cc.pack_reduce(rows, n, divisor, pairs)
-        self.kernel(Reduce(None, kind, to), index)((grid, len(pairs)), BLOCK, call)
+        present: Sequence[bool] = [k < sums for k in range(cc.MAX_REDUCTIONS)]
+        call = cc.Fields().add(rows, n, divisor).address(*present).address(*present).packed()
+        return self.kernel(Reduce(None, kind, to), index).bind((grid, sums), BLOCK, call)

@@ -97,15 +97,21 @@ class Source:
         """Blocks that a multiprocessor should have room for, which bounds the registers; fewer where they spill."""
         return 4
 
-    def text(self, blocks: int) -> str:
-        """The source, after the header that stands for the device."""
-        step = self.step.lines if self.step else ""
+    @property
+    def head(self) -> str:
+        """What stands before the entry, after the header that stands for the device."""
+        return '#include "cuda/driver.h"\n' + (self.step.lines if self.step else "")
+
+    def entry(self, name: str, blocks: int) -> str:
+        """The function that is launched."""
         return (
-            '#include "cuda/driver.h"\n'
-            f"{step}"
             f'extern "C" __global__ void __launch_bounds__(kBlock, {blocks})\n'
-            f"{KERNEL}(const __grid_constant__ {self.call} call) {{ {self.body}(call); }}\n"
+            f"{name}(const __grid_constant__ {self.call} call) {{ {self.body}(call); }}\n"
         )
+
+    def text(self, blocks: int) -> str:
+        """The source of the kernel alone."""
+        return self.head + self.entry(KERNEL, blocks)
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,9 @@ class Forward(Source):
         return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.width}, {ahead}>"
 
 
-AHEAD = {1: 8, 2: 4, 4: 4}
-"""By columns per thread: steps of a chunk of the backward kernels."""
+def ahead(width: int, fp64: bool, scratch: bool) -> int:
+    """Steps of a chunk of the backward kernels: what is replayed of a chunk stays in registers."""
+    return 4 if width > 1 or (fp64 and scratch) else 8
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,12 @@ class Backward(Source):
         return "BackwardCall<Step>"
 
     @property
+    def ahead(self) -> int:
+        """Steps of a chunk."""
+        assert self.step is not None
+        return ahead(self.width, self.step.fp64, self.scratch)
+
+    @property
     def blocks(self) -> int:
         """See `Source`."""
         assert self.step is not None
@@ -168,7 +181,7 @@ class Backward(Source):
         surrogate = "".join(part.title() for part in self.surrogate.split("_")) if self.surrogate else "Precomputed"
         return (
             f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, "
-            f"{str(self.bounded).lower()}, {str(self.scratch).lower()}, {self.width}, {AHEAD[self.width]}>"
+            f"{str(self.bounded).lower()}, {str(self.scratch).lower()}, {self.width}, {self.ahead}>"
         )
 
 
@@ -188,3 +201,26 @@ class Reduce(Source):
     def body(self) -> str:
         """See `Source`."""
         return f"reduce_{self.kind}<{_TYPES[self.to]}>"
+
+
+@dataclass(frozen=True)
+class Egru(Source):
+    """One step of EGRU, "forward" or "backward"."""
+
+    way: str
+    fp64: bool
+
+    @property
+    def head(self) -> str:
+        """See `Source`."""
+        return '#include "cuda/egru.h"\n'
+
+    @property
+    def call(self) -> str:
+        """See `Source`."""
+        return f"Egru{self.way.title()}Call"
+
+    @property
+    def body(self) -> str:
+        """See `Source`."""
+        return f"egru_{self.way}<{'double' if self.fp64 else 'float'}>"

@@ -34,10 +34,13 @@ def one(dtype: torch.dtype, device: torch.device) -> Tensor:
     return _ON_CPU[dtype] if device.type == "cpu" else constant(1.0, dtype, device)
 
 
-def beside(p: Tensor, device: torch.device) -> Tensor:
-    """A 0-d tensor of the CPU on `device`, where torch would take it as it is; any other tensor unchanged."""
+def beside(p: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A 0-d tensor of the CPU on `device`, where torch would take it as it is; any other tensor unchanged.
+
+    It may have become one of `dtype` already, if it had to be copied.
+    """
     if p.device == device or p.dim() or not p.is_cpu:
         return p
     if torch.compiler.is_compiling() or (p.requires_grad and torch.is_grad_enabled()):
         return p.to(device)
-    return constant(p.item(), p.dtype, device)
+    return constant(p.item(), dtype or p.dtype, device)

@@ -11,6 +11,7 @@ from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
+from plugin_accel.hosts.constants import beside, constant
 from plugin_accel.hosts.sequences import Refused
 
 
@@ -62,7 +63,7 @@ def as_param(name: str, p: Any, x: Tensor, dtype: torch.dtype, shape: tuple[int,
     if not isinstance(p, Tensor):
         if type(p) not in (int, float):
             raise Refused(f"{name} is a {type(p).__name__}")
-        return number(float(p), dtype, x.device)
+        return number(float(p), dtype, x.device) if x.is_cpu else constant(float(p), dtype, x.device)
     if p.dtype.is_complex or p.dtype is torch.bool:
         raise Refused(f"{name} is {p.dtype}")
     if p.dim():
@@ -75,6 +76,6 @@ def as_param(name: str, p: Any, x: Tensor, dtype: torch.dtype, shape: tuple[int,
     elif p.device != x.device:
         if p.device.type != "cpu":
             raise Refused(f"{name} is on {p.device}, the input on {x.device}")
-        p = p.to(x.device)
+        p = beside(p, x.device, dtype)
     made: Tensor = p if p.dtype is dtype else p.to(dtype)
     return made

@@ -15,6 +15,7 @@ from plugin_accel import backends
 from plugin_accel.backends import Backend
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_surrogates as ns
+from plugin_accel.hosts.constants import beside
 from plugin_accel.hosts.inputs import as_param, check_input, is_watched
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import Form
@@ -81,7 +82,7 @@ def _dense(what: str, t: Any, x: Tensor, shape: tuple[int, ...], settled: bool =
         t = t.to(x.dtype)
     if t.dtype is not x.dtype or (t.device != x.device and t.dim()) or t.layout is not torch.strided or t.is_neg():
         raise Refused(f"{what} is {t.dtype} on {t.device}, the input {x.dtype} on {x.device}")
-    t = t.to(x.device)
+    t = beside(t, x.device)
     if t.shape != shape:
         if t.dim() > len(shape) or any(n not in (1, m) for n, m in zip(t.shape[::-1], shape[::-1], strict=False)):
             raise Refused(f"{what} of shape {tuple(t.shape)} does not broadcast to {shape}")
@@ -106,7 +107,7 @@ def _prepare(form: RecurrentForm, layer: Any, x: Tensor, state: Any, time_dim: i
     check_input(x)
     if torch.compiler.is_compiling() or is_watched():
         raise Refused("recurrent layers are not compiled")
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         raise Refused("under autocast the products have another dtype than the neurons")
     if x.dtype not in (FP32, FP64) or x.dim() < 2 + (time_dim == 0) or x.numel() == 0:
         raise Refused(f"recurrent layers are accelerated for batches of float32 or float64, got {x.dtype}, {x.dim()}-d")

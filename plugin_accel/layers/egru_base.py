@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -147,11 +148,11 @@ class EGRUBase(nn.Module):
 
     def outer_dtype(self, x: Tensor) -> torch.dtype:
         """Type of the outputs: the input's, or what autocast leaves them in."""
-        return torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
+        return torch.float32 if _autocast(x) else x.dtype
 
     def prepared(self, x: Tensor) -> Tensor:
         """The input in the type it is computed in: the parameters' or, for 16-bit ones and under autocast, float32."""
-        if x.dtype is not self.kernel.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype is not self.kernel.dtype and not _autocast(x):
             raise InputError(
                 f"EGRU input: expected {self.kernel.dtype} as the parameters, got {x.dtype}; "
                 "convert the input or the layer with .to(...)"
@@ -181,7 +182,7 @@ class EGRUBase(nn.Module):
             keep = 1.0 - self.zoneout
         inputs = Inputs(*(_wide(t) for t in (x, *differentiated, h, trace)))
         options = Options(_wide(self.dampening_factor), _wide(self.pseudo_derivative_support), mask, lengths, keep)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False) if _autocast(x) else nullcontext():
             return egru_ops.run(inputs, options, record=record, backend=self.backend)
 
     def remember(self, results: Sequence[Result]) -> None:
@@ -221,6 +222,11 @@ class EGRUBase(nn.Module):
 
 def _suffixed(name: str, layer: int) -> str:
     return f"{name}_l{layer}" if layer else name
+
+
+def _autocast(x: Tensor) -> bool:
+    """Whether autocast is on; not every kind of device has it."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def _wide(t: Tensor) -> Tensor:

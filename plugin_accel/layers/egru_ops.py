@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel import backends
+from plugin_accel.backends.cuda import CudaBackend
 from plugin_accel.errors import BackendError, InputError
 from plugin_accel.layers import egru_reference
 from plugin_accel.layers.egru_call import (
@@ -30,14 +31,18 @@ from plugin_accel.layers.egru_call import (
     result_shapes,
 )
 from plugin_accel.layers.egru_cpu import CpuEgru
+from plugin_accel.layers.egru_cuda import CudaEgru
 
 NAME = "egru"
-_BUILT_IN: dict[str, EgruKernels] = {"reference": egru_reference.ReferenceEgru(), "cpu": CpuEgru()}
+_REFERENCE = egru_reference.ReferenceEgru()
+_BUILT_IN: dict[str, EgruKernels] = {"reference": _REFERENCE, "cpu": CpuEgru()}
 
 
 def kernels_of(backend: backends.Backend) -> EgruKernels | None:
     """A backend's kernels for EGRU: its attribute `egru`, or those that stand here."""
     found: EgruKernels | None = getattr(backend, NAME, None)
+    if found is None and isinstance(backend, CudaBackend):
+        return CudaEgru(backend.runner)
     return found or _BUILT_IN.get(backend.name)
 
 
@@ -56,7 +61,7 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str = "") -> tuple
             kernels = kernels_of(candidate)
             if candidate.name != "reference" and kernels and candidate.refuses(NAME, device, dtype) is None:
                 return candidate.name, kernels
-        return "reference", _BUILT_IN["reference"]
+        return "reference", _REFERENCE
     named = backends.get(name)
     kernels = kernels_of(named)
     why = "it has no kernels for EGRU" if kernels is None else named.refuses(NAME, device, dtype)

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from plugin_accel import _C
+from plugin_accel import _C, backends, plugins
+from plugin_accel.backends.cuda import CudaBackend
+
+from .fake import FakeDevice, Plugin
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +24,16 @@ def baseline() -> Iterator[None]:
     _C.set_isa("baseline")
     yield
     _C.set_isa(before)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
+    """A device for which a backend is registered under the name "fake"."""
+    device = FakeDevice()
+    backend = CudaBackend(device)
+    backend.name = "fake"
+    plugin = Plugin(backend)
+    monkeypatch.setattr(backends, "_said", set())
+    plugins.manager().register(plugin)
+    yield device
+    plugins.manager().unregister(plugin)

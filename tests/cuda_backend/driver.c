@@ -21,6 +21,33 @@ int cuGetErrorName(int code, const char** to) {
   *to = "CUDA_ERROR_STUB";
   return 0;
 }
+static void* context = NULL;
+int cuCtxGetCurrent(void** to) {
+  *to = context;
+  return 0;
+}
+int cuDeviceGet(int* to, int index) {
+  *to = index;
+  return 0;
+}
+int cuDevicePrimaryCtxRetain(void** to, int device) {
+  *to = (void*)(0x40 + (long)device);
+  return 0;
+}
+int cuCtxSetCurrent(void* to) {
+  SAY("context %p\n", to);
+  context = to;
+  return 0;
+}
+int cuThreadExchangeStreamCaptureMode(int* mode) {
+  static int now = 0;  // global
+  int before = now;
+  SAY("capture mode %d\n", *mode);
+  now = *mode;
+  *mode = before;
+  return 0;
+}
+void stub_forget_context() { context = NULL; }
 int cuLibraryLoadData(void** library, const void* code, void* o, void** v, unsigned n, void* lo, void** lv,
                       unsigned ln) {
   SAY("load %02x%.3s %u %u\n", *(const unsigned char*)code, (const char*)code + 1, n, ln);
@@ -39,6 +66,7 @@ int cuKernelGetFunction(void** function, void* kernel) {
 int cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void* stream, void** arguments, void** extra) {
   int64_t first[3];
+  if (!context) return 201;
   memcpy(first, arguments[0], sizeof first);
   SAY("launch %p %u %u %u %u %u %u %u %p %lld %lld %g %p\n", f, gx, gy, gz, bx, by, bz, shared, stream,
       (long long)first[0], (long long)first[1], *(double*)&first[2], (void*)extra);
@@ -53,6 +81,7 @@ int cuGetProcAddress_v2(const char* name, void** to, int v, uint64_t flags, int*
   if (status) *status = *to ? 0 : 1;
   return *to ? 0 : 500;
 }
-int cuGetProcAddress(const char* name, void** to, int v, uint64_t flags) {
-  return cuGetProcAddress_v2(name, to, v, flags, NULL);
+// what the driver gives for this name to whom is built for CUDA 12 and later
+int cuGetProcAddress(const char* name, void** to, int v, uint64_t flags, int* status) {
+  return cuGetProcAddress_v2(name, to, v, flags, status);
 }

@@ -6,14 +6,17 @@ import ctypes
 import os
 import re
 import shutil
+import struct
 import subprocess
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 
 from plugin_accel.backends import cuda_source
-from plugin_accel.backends.cuda_device import Launch
+from plugin_accel.backends.cuda_call import Packed
+from plugin_accel.backends.cuda_device import Launch, Loaded
 from plugin_accel.backends.cuda_source import KERNEL, Source
 from plugin_accel.errors import BackendError
 
@@ -49,7 +52,7 @@ class EmulatedDevice:
     def threads(self, index: int) -> int:
         return self.fill
 
-    def load(self, source: Source, index: int) -> Launch:
+    def load(self, source: Source, index: int) -> Loaded:
         self.loaded.append(source)
         entry = re.sub(r"\b__grid_constant__\b", "", source.text(1))
         text = (
@@ -83,4 +86,20 @@ class EmulatedDevice:
             assert len(call) == size, f"{source.call}: {size} bytes, packed {len(call)}"
             loaded.launch(ctypes.c_int64(grid[0]), ctypes.c_int64(grid[1]), ctypes.c_uint(block), ctypes.c_char_p(call))
 
-        return launch
+        return Patched(launch)
+
+
+class Patched:
+    """Launches that are given a whole argument, addresses filled in: see `plugin_accel.backends.cuda_device.Loaded`."""
+
+    def __init__(self, launch: Callable[[tuple[int, int], int, bytes], None]) -> None:
+        self._launch = launch
+
+    def bind(self, grid: tuple[int, int], block: int, argument: Packed) -> Launch:
+        def run(addresses: tuple[int, ...]) -> None:
+            call = bytearray(argument.call)
+            for word, address in zip(argument.words, addresses, strict=True):
+                struct.pack_into("=Q", call, 8 * word, address)
+            self._launch(grid, block, bytes(call))
+
+        return run

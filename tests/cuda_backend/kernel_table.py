@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 from plugin_accel.backends.cuda_compile import compile_source
 from plugin_accel.backends.cuda_run import static
-from plugin_accel.backends.cuda_source import Backward, Forward, Reduce, Source
+from plugin_accel.backends.cuda_source import KERNEL, Backward, Egru, Forward, Reduce, Source
 from plugin_accel.neurons import (
     ALL,
     SINABS_ALIF,
@@ -80,35 +80,56 @@ def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) 
 
 
 def others() -> Iterator[Source]:
-    """Second passes, and the surrogates that are no step's default."""
+    """Second passes, layers, and the surrogates that are no step's default."""
     for kind in ("rows", "columns"):
         for to in (F32, F64):
             yield Reduce(None, kind, to)
+    for way in ("forward", "backward"):
+        for fp64 in (False, True):
+            yield Egru(None, way, fp64)
     for surrogate in SURROGATES:
         yield from kernels(SINABS_LIF, SinabsConfig(surrogate=EXPONENTIAL), surrogate)
 
 
-def heaviest(neuron: Neuron, config: Config) -> Source:
-    """The backward kernel of a step with all that it can be asked for at once, in fp32."""
-    found = [k for k in kernels(neuron, config) if isinstance(k, Backward) and k.x is F32 and k.width == 1]
+def heaviest(neuron: Neuron, config: Config, dtype: torch.dtype = F32) -> Source:
+    """The backward kernel of a step with all that it can be asked for at once."""
+    found = [k for k in kernels(neuron, config) if isinstance(k, Backward) and k.x is dtype and k.width == 1]
     return found[-1]
 
 
-def compiled(source: Source, arch: str) -> dict[str, Any]:
-    """Registers, spilled bytes and stack of a kernel, and how long it took."""
-    log = compile_source(source, arch).log
+class Needs(NamedTuple):
+    """What the assembler says that a kernel needs; bytes."""
 
-    def number(pattern: str) -> int:
+    registers: int
+    spilled: int
+    stack: int
+    ptxas_ms: float
+
+
+_ENTRY = re.compile(r"Compiling entry function '(\w+)'")
+
+
+def needs(log: str) -> dict[str, Needs]:
+    """Of every kernel of a compilation, by name."""
+    parts = _ENTRY.split(log)
+    return {name: _needs(part) for name, part in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def _needs(log: str) -> Needs:
+    def number(pattern: str) -> float:
         found = re.search(pattern, log)
-        assert found, f"{source.body}: no {pattern!r} in\n{log}"
-        return int(found.group(1))
+        assert found, f"no {pattern!r} in\n{log}"
+        return float(found.group(1))
 
-    return {
-        "arch": arch,
-        "step": source.step and [source.step.neuron, *source.step.options],
-        "kernel": source.body,
-        "registers": number(r"Used (\d+) registers"),
-        "spilled": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
-        "stack": number(r"(\d+) bytes stack frame"),
-        "ptxas_ms": number(r"Compile time = (\d+)"),
-    }
+    spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+    return Needs(
+        int(number(r"Used (\d+) registers")),
+        int(spilled),
+        int(number(r"(\d+) bytes stack frame")),
+        number(r"Compile time = ([\d.]+)"),
+    )
+
+
+def needs_of(source: Source, arch: str) -> Needs:
+    """Of the kernel that a GPU of this architecture is given."""
+    return needs(compile_source(source, arch).log)[KERNEL]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,69 +13,14 @@ import torch
 from plugin_accel import backends, plugins
 from plugin_accel.backends import cuda_cache, cuda_compile, cuda_device, cuda_source
 from plugin_accel.backends.cuda import BACKEND, CudaBackend
-from plugin_accel.backends.cuda_device import Launch
 from plugin_accel.backends.cuda_source import Reduce, Source
 from plugin_accel.errors import BackendError, PluginAccelWarning
 from plugin_accel.neurons import SINABS_LIF
 
-META = torch.device("meta")
+from .fake import META, FakeDevice
+
 SOURCE = Reduce(None, "rows", torch.float32)
 NVRTC = cuda_compile.missing()
-
-
-class FakeDevice:
-    """A GPU of torch's type "meta" that fails as it is told to."""
-
-    type = "meta"
-    missing: str | None = None
-    refusal: str | None = None
-    failure: str | None = None
-
-    def __init__(self) -> None:
-        self.loads = 0
-
-    def unavailable(self) -> str | None:
-        return self.missing
-
-    def refuses(self, device: torch.device) -> str | None:
-        return self.refusal
-
-    def holds_data(self, device: torch.device) -> bool:
-        return device.type != "meta"
-
-    def details(self) -> str:
-        return "fake"
-
-    def threads(self, index: int) -> int:
-        return 1024
-
-    def load(self, source: Source, index: int) -> Launch:
-        self.loads += 1
-        if self.failure:
-            raise BackendError(self.failure)
-        return lambda grid, block, call: None
-
-
-class _Plugin:
-    def __init__(self, backend: CudaBackend) -> None:
-        self._backend = backend
-
-    @plugins.hookspecs.hookimpl
-    def plugin_accel_backends(self) -> list[CudaBackend]:
-        return [self._backend]
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
-    """Registered under the name "fake"."""
-    device = FakeDevice()
-    backend = CudaBackend(device)
-    backend.name = "fake"
-    plugin = _Plugin(backend)
-    monkeypatch.setattr(backends, "_said", set())
-    plugins.manager().register(plugin)
-    yield device
-    plugins.manager().unregister(plugin)
 
 
 def choose(name: str | None = None) -> backends.Backend | None:

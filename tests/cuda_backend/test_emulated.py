@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from plugin_accel.backends import Backend, cpu
+from plugin_accel.backends import Backend, cpu, cuda
 from plugin_accel.backends.cuda import CudaBackend
 from plugin_accel.neurons import Config, run_unchecked
 from plugin_accel.neurons.layout import STEP
@@ -100,7 +101,7 @@ def test_four_columns_per_thread(wide: CudaBackend) -> None:
     for case in (LIF, CASES[6]):
         for size in ((2, 37, 32), (1, 4, 4), (300, 5, 4), (1, 64, 130), (2, 1, 12)):
             compare(wide, case, size)
-    forward, backward = ([s for s in wide._runner._kernels if s[0].call.startswith(k)] for k in ("Forw", "Backw"))
+    forward, backward = ([s for s in wide.runner._kernels if s[0].call.startswith(k)] for k in ("Forw", "Backw"))
     assert {s.width for s, _ in forward} == {s.width for s, _ in backward} == {1, 4}  # type: ignore[attr-defined]
 
 
@@ -109,6 +110,30 @@ def test_four_columns_want_aligned_memory(wide: CudaBackend) -> None:
     compare(wide, LIF, (2, 5, 8), x=base[1:].view(2, 5, 8))
     odd = torch.randn(2, 5, 10)[:, :, :8]
     compare(wide, LIF, (2, 5, 8), x=odd)
+
+
+def test_a_plan_serves_other_tensors_of_the_same_shape(folder: Path) -> None:
+    """Memory that is not aligned takes the same plan another way; other strides, options or wishes make another."""
+    backend = CudaBackend(EmulatedDevice(folder, threads=1))
+    odd = torch.randn(2 * 5 * 8 + 1)[1:].view(2, 5, 8)
+    for x in (torch.randn(2, 5, 8), odd, torch.randn(2, 5, 8)):
+        compare(backend, LIF, (2, 5, 8), x=x)
+    plans = [*backend._forward.values(), *backend._backward.values()]
+    assert [sorted(plan._ways) for plan in plans] == [[1, 4], [1]]
+    compare(backend, LIF, (2, 5, 8), x=torch.randn(2, 8, 5).transpose(1, 2))
+    compare(backend, LIF, (2, 5, 8), learn=False)
+    compare(backend, LIF, (2, 5, 8), per=INNER)
+    compare(backend, LIF, (2, 5, 8), dtype=torch.float64)
+    assert len(backend._forward) == 4
+    assert len(backend._backward) == 5
+
+
+def test_plans_are_not_kept_for_ever(narrow: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_MOST_PLANS", 2)
+    for time in range(1, 5):
+        compare(narrow, LIF, (1, time, 3))
+    assert len(narrow._forward) <= 2
+    assert len(narrow._backward) <= 2
 
 
 @pytest.mark.parametrize("backend", ["narrow", "wide"])
@@ -143,6 +168,34 @@ def test_a_constant_input_has_its_gradient_summed(narrow: CudaBackend, case: Cas
 
 def test_the_trial_before_first_use_passes(narrow: CudaBackend) -> None:
     assert narrow.refuses(LIF.neuron.name, torch.device("cpu"), torch.float32) is None
+
+
+def test_the_trial_does_not_mind_what_the_first_use_is_within(folder: Path) -> None:
+    """torch.compile traces with fake tensors; a default dtype or inference mode of the user's changes nothing."""
+
+    def why() -> str | None:
+        return CudaBackend(EmulatedDevice(folder)).refuses(LIF.neuron.name, torch.device("cpu"), torch.float32)
+
+    with FakeTensorMode():
+        assert why() is None
+    with torch.inference_mode(), torch.device("meta"):
+        assert why() is None
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert why() is None
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_trial_waits_for_when_it_can_be_made(folder: Path) -> None:
+    """While a graph is captured nothing can be compared: the kernels are used, and tried at the next occasion."""
+    device = EmulatedDevice(folder)
+    backend = CudaBackend(device)
+    tried: list[bool] = []
+    for possible in (False, True, True):
+        device.holds_data = lambda _, now=possible: tried.append(now) or now  # type: ignore[method-assign, misc]
+        assert backend.refuses(LIF.neuron.name, torch.device("cpu"), torch.float32) is None
+    assert tried == [False, True]
 
 
 def test_channels_last_is_not_copied(narrow: CudaBackend) -> None:
@@ -206,10 +259,10 @@ def test_input_of_16_bits(backend: str, low: torch.dtype, request: pytest.Fixtur
 
 
 def test_only_wanted_gradients_are_computed(narrow: CudaBackend) -> None:
-    before = len(narrow._runner._kernels)
+    before = len(narrow.runner._kernels)
     compare(narrow, LIF, (2, 9, 4), learn=("threshold",))
     compare(narrow, LIF, (2, 9, 4), learn=False, record=False)
-    masks = {s.mask for s, _ in list(narrow._runner._kernels)[before:] if hasattr(s, "mask")}
+    masks = {s.mask for s, _ in list(narrow.runner._kernels)[before:] if hasattr(s, "mask")}
     assert 1 << 3 in masks
 
 

@@ -5,28 +5,32 @@ torch's "meta" device stands for the GPU: it refuses to mix with data on the CPU
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-import sinabs.activation as sa
-import sinabs.layers as sl
-import snntorch as snn
 import torch
 from torch import Tensor, nn
 
 import plugin_accel
 from plugin_accel import backends, plugins
 from plugin_accel.backends.cuda import CudaBackend
-from plugin_accel.hosts import sinabs as sinabs_host
-from plugin_accel.hosts import snntorch as snntorch_host
 
-from .test_backend import FakeDevice, _Plugin
+from .fake import FakeDevice, Plugin
+
+sa = pytest.importorskip("sinabs.activation")
+sl = pytest.importorskip("sinabs.layers")
+snn = pytest.importorskip("snntorch")
+sinabs_host = pytest.importorskip("plugin_accel.hosts.sinabs")
+norse = pytest.importorskip("norse.torch")
+norse_host = pytest.importorskip("plugin_accel.hosts.norse")
+snntorch_host = pytest.importorskip("plugin_accel.hosts.snntorch")
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
     fake = FakeDevice()
-    plugin = _Plugin(CudaBackend(fake))
+    plugin = Plugin(CudaBackend(fake))
     plugins.manager().unregister(name="cuda")  # one backend of this name at a time
     plugins.manager().register(plugin, "cuda")
     yield fake
@@ -80,3 +84,48 @@ def test_sinabs(name: str, low: torch.dtype, device: FakeDevice) -> None:
 def test_snntorch(name: str, device: FakeDevice) -> None:
     x = torch.empty(2, 3, device="meta", requires_grad=True)
     check(SNNTORCH[name](), x, device, 3, snntorch_host)
+
+
+NORSE = {
+    "LIF": norse.LIF,
+    "LI": norse.LI,
+    "LSNN": norse.LSNN,
+    "LIFAdEx": norse.LIFAdEx,
+    "LIFRecurrent": lambda: norse.LIFRecurrent(3, 3),
+    "LSNNRecurrent": lambda: norse.LSNNRecurrent(3, 3),
+    "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(3, 3),
+}
+
+
+def run_norse(name: str, device: FakeDevice) -> tuple[int, Counter[str]]:
+    """How many kernels the second training step of a converted layer launches, and how often it calls what of torch."""
+    layer = plugin_accel.convert(NORSE[name]()).to("meta")
+    shape = (2, 3) if name.endswith("Cell") else (5, 2, 3)
+    x = torch.empty(shape, device="meta", requires_grad=True)
+    for _ in range(2):
+        before = device.launches
+        with torch.autograd.profiler.profile() as profile:
+            out, state = layer(x)
+            out.sum().backward()
+        launches = device.launches - before
+    assert norse_host.last_fallback(layer) is None
+    assert out.device == x.device
+    assert x.grad is not None
+    layer(x.detach(), state)  # carried on
+    assert norse_host.last_fallback(layer) is None
+    return launches, Counter(e.name for e in profile.function_events)
+
+
+@pytest.mark.parametrize("name", NORSE)
+def test_norse(name: str, device: FakeDevice) -> None:
+    """Norse's parameters stay numbers on the CPU: they are copied to the device once, not at every call."""
+    _, calls = run_norse(name, device)
+    assert calls["aten::empty_like"] > 0
+    assert not calls["aten::_to_copy"]
+
+
+@pytest.mark.parametrize("name", ["LIFRecurrent", "LSNNRecurrent"])
+def test_recurrent_layers_are_one_product_and_one_kernel_a_step(name: str, device: FakeDevice) -> None:
+    launches, calls = run_norse(name, device)
+    assert launches == 5 + 5
+    assert calls["aten::mm"] <= 5 + 5 + 4  # of steps forward and back, and of the weights and the input

@@ -1,0 +1,105 @@
+"""On a GPU: converted layers against their hosts there; nothing waits, torch.compile meets no break."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import plugin_accel
+from plugin_accel.backends.cuda import BACKEND
+
+sl = pytest.importorskip("sinabs.layers")
+snn = pytest.importorskip("snntorch")
+
+MISSING = BACKEND.unavailable()
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+
+HOSTS = {
+    "LIF": (lambda: sl.LIF(tau_mem=20.0, tau_syn=5.0, min_v_mem=-1.0), (4, 50, 7)),
+    "IAF": (sl.IAF, (4, 50, 7)),
+    "ALIF": (lambda: sl.ALIF(tau_mem=20.0, tau_adapt=10.0), (4, 50, 7)),
+    "ExpLeak": (lambda: sl.ExpLeak(tau_mem=20.0), (4, 50, 7)),
+    "Leaky": (lambda: snn.Leaky(beta=0.9, init_hidden=True), (4, 7)),
+    "Synaptic": (lambda: snn.Synaptic(alpha=0.9, beta=0.8, init_hidden=True), (4, 7)),
+    "Alpha": (lambda: snn.Alpha(alpha=0.9, beta=0.8, init_hidden=True), (4, 7)),
+}
+
+
+@pytest.mark.parametrize("low", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", HOSTS)
+def test_layers_as_their_hosts_on_the_gpu(name: str, low: torch.dtype) -> None:
+    make, shape = HOSTS[name]
+    host = make().cuda()
+    ours = plugin_accel.convert(copy.deepcopy(host))
+    torch.manual_seed(0)
+    given = (torch.randn(shape, device="cuda") * 2).to(low)
+    weight = torch.randn(shape, device="cuda")
+    found = []
+    for layer in (host, ours):
+        x = given.clone().requires_grad_()
+        out = torch.stack([layer(x) for _ in range(3)])
+        (out * weight).sum().backward()
+        found.append((out, x.grad))
+    (expected, g_expected), (out, g) = found
+    assert torch.equal(out, expected) or name == "ExpLeak"
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+    rtol = 1e-5 if low is torch.float32 else 2e-2
+    torch.testing.assert_close(g, g_expected, rtol=rtol, atol=rtol)
+
+
+def test_autocast() -> None:
+    host = nn.Sequential(nn.Linear(16, 16), sl.LIF(tau_mem=20.0)).cuda()
+    ours = plugin_accel.convert(copy.deepcopy(host))
+    x = torch.randn(4, 50, 16, device="cuda") * 3
+    with torch.autocast("cuda", torch.float16):
+        expected, out = host(x), ours(x)
+    assert torch.equal(out, expected)
+    assert out.dtype is torch.float32
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return plugin_accel.convert(
+        nn.Sequential(nn.Linear(32, 64), sl.IAF(), nn.Linear(64, 10), sl.LIF(tau_mem=20.0))
+    ).cuda()
+
+
+def train_step(model: nn.Module, x: Tensor) -> Tensor:
+    for layer in model.modules():
+        if isinstance(layer, sl.StatefulLayer):
+            for state in layer._buffers.values():
+                state.detach_()
+    loss = (model(x).mean(1) ** 2).sum()
+    loss.backward()
+    return loss
+
+
+def test_nothing_waits_for_the_gpu() -> None:
+    model, x = network(), torch.randn(8, 40, 32, device="cuda")
+    train_step(model, x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train_step(model, x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_the_device_of_the_data_is_taken() -> None:
+    compare_on = torch.device("cuda", 1)
+    model = network().to(compare_on)
+    loss = train_step(model, torch.randn(8, 40, 32, device=compare_on))
+    assert loss.device == compare_on
+
+
+def test_compiled_without_a_break() -> None:
+    model, x = network(), torch.randn(8, 20, 32, device="cuda")
+    expected = model(x)
+    for layer in model.modules():
+        if isinstance(layer, sl.StatefulLayer):
+            layer.reset_states()
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected)
