@@ -8,32 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import norse.torch as nt
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.hosts import norse_call
 from plugin_accel.hosts import norse_forms as nf
+from plugin_accel.hosts import norse_products as nq
 from plugin_accel.hosts import norse_recurrent as nr
-from plugin_accel.hosts.norse_call import call
+from plugin_accel.hosts.norse_call import call, refused
 from plugin_accel.hosts.norse_step import quick_step
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
-_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def last_fallback(module: nn.Module) -> str | None:
-    """Why the last call of a converted layer that could not be accelerated ran Norse's own forward."""
-    return _fallbacks.get(module)
-
-
-def _refused(layer: nn.Module, why: Refused) -> None:
-    if not torch.compiler.is_compiling():
-        _fallbacks[layer] = str(why)
-
-
+last_fallback = norse_call.last_fallback
 _FEW = 1 << 14
 """Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
 
@@ -50,7 +39,7 @@ class _Cell(nn.Module):
             form, made = call(self, input_tensor, state, STEP)
             return made.out, form.make(made.last)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -64,7 +53,7 @@ class _Sequence(nn.Module):
             form, made = call(self, input_tensor, state, 0, record=record)
             return made.out, form.make(made.records if record else made.last)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -75,7 +64,7 @@ class _RecurrentCell(nn.Module):
         try:
             return nr.recurrent_step(_recurrent_form(self), self, input_tensor, state)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -86,7 +75,7 @@ class _RecurrentSequence(nn.Module):
         try:
             return nr.recurrent_sequence(_recurrent_form(self), self, input_tensor, state)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -206,9 +195,22 @@ class LIFRefracRecurrent(_RecurrentSequence, nt.LIFRefracRecurrent):
     __doc__ = nt.LIFRefracRecurrent.__doc__
 
 
+class LIFAdExRefracCell(_Cell, nt.LIFAdExRefracCell):
+    __doc__ = nt.LIFAdExRefracCell.__doc__
+
+
+class LIFAdExRefracRecurrentCell(_RecurrentCell, nt.LIFAdExRefracRecurrentCell):
+    __doc__ = nt.LIFAdExRefracRecurrentCell.__doc__
+
+
+class LIFAdExRefracRecurrent(_RecurrentSequence, nt.LIFAdExRefracRecurrent):
+    __doc__ = nt.LIFAdExRefracRecurrent.__doc__
+
+
 _FEED_FORWARD: list[type[nn.Module]] = [
     *(LIFCell, LIF, LICell, LI, LIFBoxCell, LIBoxCell, IAFCell, IAF, LIFExCell, LIFEx, LIFAdExCell, LIFAdEx),
-    *(LSNNCell, LSNN, IzhikevichCell, Izhikevich, LIFRefracCell),
+    *(LSNNCell, LSNN, IzhikevichCell, Izhikevich, LIFRefracCell, LIFAdExRefracCell),
+    *(nq.LILinearCell, nq.LIFMCRefracRecurrentCell, nq.CobaLIFCell),
 ]
 _HEARING: list[tuple[type[nn.Module], nr.RecurrentForm]] = [
     *((LIFRecurrentCell, nr.LIF), (LIFRecurrent, nr.LIF)),
@@ -217,6 +219,8 @@ _HEARING: list[tuple[type[nn.Module], nr.RecurrentForm]] = [
     *((LSNNRecurrentCell, nr.LSNN), (LSNNRecurrent, nr.LSNN)),
     *((IzhikevichRecurrentCell, nr.IZHIKEVICH), (IzhikevichRecurrent, nr.IZHIKEVICH)),
     *((LIFRefracRecurrentCell, nr.LIF_REFRAC), (LIFRefracRecurrent, nr.LIF_REFRAC)),
+    *((LIFAdExRefracRecurrentCell, nr.LIF_ADEX_REFRAC), (LIFAdExRefracRecurrent, nr.LIF_ADEX_REFRAC)),
+    (nq.LIFMCRecurrentCell, nr.LIF_MC),
 ]
 for _name in ("LIFBox", "LIBox"):  # sequences that only newer releases of Norse have
     if hasattr(nt, _name):
@@ -226,7 +230,7 @@ for _name in ("LIFBox", "LIBox"):  # sequences that only newer releases of Norse
 
 
 def _host_of(cls: type[nn.Module]) -> type[nn.Module]:
-    return cls.__bases__[1]
+    return cls.__bases__[-1]
 
 
 _RECURRENT = {_host_of(cls): form for cls, form in _HEARING}
@@ -246,17 +250,20 @@ def sequence(
     `states` are the tensors of one of Norse's states, in the order of its fields; nested ones flattened.
     """
     form = nf.form_of(type(module))
-    if form is None or not isinstance(module, _Cell):
+    if form is None or not has_sequence(module):
         raise Refused(f"{type(module).__name__} has no kernel for sequences")
     given = None if all(s is None for s in states) else form.make(states)
-    _, made = call(module, x, given, 0, record=any(record))
+    if isinstance(module, nq.LILinearCell):
+        made = nq.linear_sequence(module, x, given, any(record))
+    else:
+        _, made = call(module, x, given, 0, record=any(record))
     records = tuple(made.records[i] if want else None for i, want in enumerate(record))
     return SequenceResult((made.out, *records), made.last)
 
 
 def has_sequence(module: nn.Module) -> bool:
     """Whether `sequence` knows this layer, which is converted."""
-    return isinstance(module, _Cell)
+    return isinstance(module, (_Cell, nq.LILinearCell))
 
 
 def classes() -> Mapping[type[nn.Module], type[nn.Module]]:
@@ -269,15 +276,7 @@ def why_left(module: nn.Module) -> str | None:
     return _LEFT.get(type(module).__name__)
 
 
-_ADEX_REFRAC = ("LIFAdExRefracCell", "LIFAdExRefracRecurrentCell", "LIFAdExRefracRecurrent")
-_LIF_MC = ("LIFMCRecurrentCell", "LIFMCRefracRecurrentCell")
-_LEFT = {
-    "LILinearCell": "LILinearCell is a product and ten operations, of which the product is most",
-    **dict.fromkeys(_LIF_MC, "LIFMC couples the membranes of all neurons within a step"),
-    **dict.fromkeys(_ADEX_REFRAC, "LIFAdExRefrac has no kernel yet"),
-    "CobaLIFCell": "CobaLIFCell leaves its input out, a fault of Norse that is not to be repeated in a kernel",
-    "LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons",
-}
+_LEFT = {"LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons"}
 
 
 def owns(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from norse.torch.functional import izhikevich, lif, lif_adex, lif_ex, lif_refrac, lsnn
+from norse.torch.functional import izhikevich, lif, lif_adex, lif_adex_refrac, lif_ex, lif_refrac, lsnn
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -34,14 +34,16 @@ class RecurrentForm:
     Attributes:
         form: The feed-forward family that has its parameters.
         kind: The kernels' kind.
-        activation: Norse's function for one step.
-        state: Norse's class for the state: the spikes z, then the kernels' states.
+        activation: Norse's function for one step; None of a layer that has none.
+        state: Norse's class for the state: the spikes z, then the kernels' states, unless `inner`.
+        inner: Norse's class for the states of a neuron that a refractory period holds, see `Form.nested`.
     """
 
     form: Form
     kind: str
-    activation: Callable[..., Any] = field(compare=False)
+    activation: Callable[..., Any] | None = field(compare=False)
     state: type[Any]
+    inner: type[Any] | None = None
 
     def states(self, state: Any) -> list[Tensor]:
         """(z, *the kernels' states) of one of Norse's.
@@ -50,24 +52,22 @@ class RecurrentForm:
             Refused: it lacks one; Norse's own forward then says so.
         """
         try:
-            if self.form.nested:
-                return [state.lif.z, state.lif.v, state.lif.i, state.rho]
-            return [getattr(state, n) for n in self.state._fields]
+            if self.inner is None:
+                return [getattr(state, n) for n in self.state._fields]
+            held = getattr(state, self.form.nested)
+            return [*[getattr(held, n) for n in self.inner._fields], state.rho]
         except AttributeError as error:
             raise Refused(f"state: {error}") from None
 
     def make(self, z: Any, states: Any) -> Any:
         """One of Norse's states."""
-        if self.form.nested:
-            return lif_refrac.LIFRefracState(lif.LIFState(z, states[0], states[1]), states[2])
-        return self.state(z, *states)
+        if self.inner is None:
+            return self.state(z, *states)
+        return self.state(self.inner(z, *states[:-1]), states[-1])
 
     def reasons(self, layer: Any) -> tuple[str, ...]:
         """Why a layer's configuration is left to Norse's own forward."""
-        found = self.form.threshold_reasons(layer.p)
-        if layer.activation is not self.activation:
-            name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
-            found = (f"activation is {name}, not {self.activation.__name__}", *found)
+        found = (*nf.activation_reasons(layer, self.activation), *self.form.threshold_reasons(layer.p))
         if not found and ns.surrogate_of(self.form.spiking(layer.p)) in (None, ns.NO_GRADIENT):
             found = ("a recurrent layer with a steepness per neuron, or without a gradient, has no kernel",)
         return found
@@ -144,7 +144,9 @@ def recurrent_step(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -> tu
     ready = _prepare(form, layer, x, state, STEP)
     z, *states = ready.states
     params = [*ready.params, linear(z, ready.weight)]
-    if ready.step is not None:
+    # A prepared step's backward does not know what was heard, which the gradients of the parameters depend on.
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in ready.params)
+    if ready.step is not None and not learns:
         out, *last = run_step(ready.step, ready.drive, states, params)
         return out, form.make(out, last)
     made = run_unchecked(form.form.neuron, ready.backend, ready.config, ready.drive, states, params)
@@ -174,4 +176,14 @@ LSNN = RecurrentForm(nf.LSNN, "lsnn_detached", lsnn.lsnn_step, lsnn.LSNNState)
 IZHIKEVICH = RecurrentForm(
     nf.IZHIKEVICH, "izhikevich", izhikevich.izhikevich_recurrent_step, izhikevich.IzhikevichRecurrentState
 )
-LIF_REFRAC = RecurrentForm(nf.LIF_REFRAC, "refrac_detached", lif_refrac.lif_refrac_step, lif_refrac.LIFRefracState)
+LIF_REFRAC = RecurrentForm(
+    nf.LIF_REFRAC, "refrac_detached", lif_refrac.lif_refrac_step, lif_refrac.LIFRefracState, lif.LIFState
+)
+LIF_ADEX_REFRAC = RecurrentForm(
+    nf.LIF_ADEX_REFRAC,
+    "adex_refrac",
+    lif_adex_refrac.lif_adex_refrac_step,
+    lif_adex_refrac.LIFAdExRefracState,
+    lif_adex.LIFAdExState,
+)
+LIF_MC = RecurrentForm(nf.LIF, "lif_detached", None, lif.LIFState)
