@@ -23,15 +23,13 @@ from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
 last_fallback = norse_call.last_fallback
-_FEW = 1 << 14
-"""Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
 
 
 class _Cell(nn.Module):
     """One step of a feed-forward neuron."""
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
-        if isinstance(self, (nt.LICell, nt.LIBoxCell)) and input_tensor.numel() < _FEW:
+        if isinstance(self, (nt.LICell, nt.LIBoxCell)) and input_tensor.numel() < norse_call.FEW:
             return super().forward(input_tensor, state)
         try:
             if not torch.compiler.is_compiling() and (quick := quick_step(self, input_tensor, state)) is not None:
@@ -62,7 +60,7 @@ class _RecurrentCell(nn.Module):
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         try:
-            return nr.recurrent_step(_recurrent_form(self), self, input_tensor, state)
+            return nq.recurrent_step(_recurrent_form(self), self, input_tensor, state)
         except Refused as why:
             refused(self, why)
             return super().forward(input_tensor, state)
@@ -229,12 +227,11 @@ for _name in ("LIFBox", "LIBox"):  # sequences that only newer releases of Norse
         _FEED_FORWARD.append(globals()[_name])
 
 
-def _host_of(cls: type[nn.Module]) -> type[nn.Module]:
-    return cls.__bases__[-1]
-
-
-_RECURRENT = {_host_of(cls): form for cls, form in _HEARING}
-_CLASSES = {_host_of(cls): cls for cls in (*_FEED_FORWARD, *(c for c, _ in _HEARING))}
+_RECURRENT = {cls.__bases__[-1]: form for cls, form in _HEARING}
+for _cls, _form in _RECURRENT.items():
+    if issubclass(_cls, nt.module.snn.SNNRecurrentCell) and _form is not nr.IZHIKEVICH:
+        nf.FORMS[_cls] = _form.within
+_CLASSES = {cls.__bases__[-1]: cls for cls in (*_FEED_FORWARD, *(c for c, _ in _HEARING))}
 
 
 def _recurrent_form(module: nn.Module) -> Any:
@@ -250,6 +247,8 @@ def sequence(
     `states` are the tensors of one of Norse's states, in the order of its fields; nested ones flattened.
     """
     form = nf.form_of(type(module))
+    if isinstance(module, _RecurrentCell):
+        return nr.sequence_of_cell(_recurrent_form(module), module, x, states, record)
     if form is None or not has_sequence(module):
         raise Refused(f"{type(module).__name__} has no kernel for sequences")
     given = None if all(s is None for s in states) else form.make(states)
@@ -263,7 +262,7 @@ def sequence(
 
 def has_sequence(module: nn.Module) -> bool:
     """Whether `sequence` knows this layer, which is converted."""
-    return isinstance(module, (_Cell, nq.LILinearCell))
+    return isinstance(module, (_Cell, _RecurrentCell, nq.LILinearCell))
 
 
 def classes() -> Mapping[type[nn.Module], type[nn.Module]]:

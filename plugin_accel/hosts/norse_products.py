@@ -1,4 +1,4 @@
-"""Norse's cells with products of their own: LILinearCell, LIFMC, LIFMCRefrac and CobaLIF.
+"""Norse's cells with products of their own: the recurrent ones, LILinearCell, LIFMC, LIFMCRefrac and CobaLIF.
 
 The products are torch's, by Norse's expressions; a kernel runs what happens within each neuron.
 """
@@ -13,6 +13,8 @@ from norse.torch.functional import coba_lif, leaky_integrator, lif, lif_refrac
 from torch import Tensor
 from torch.nn.functional import linear, relu
 
+from plugin_accel.hosts import norse_call
+from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_recurrent as nr
 from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.norse_call import call, refused
@@ -53,10 +55,35 @@ def _silence(layer: Any, x: Tensor) -> Any:
     return coba_lif.CobaLIFState(z, v, g_e, g_i)
 
 
+def recurrent_step(form: nr.RecurrentForm, layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """One step of a recurrent cell: (spikes, state).
+
+    Raises:
+        Refused: Norse's own forward must run.
+    """
+    within = nf.form_of(type(layer))
+    if within is None:  # whose products meet neither before the step nor after it
+        return nr.recurrent_step(form, layer, x, state)
+    _check(x)
+    z, *states = form.states(layer.state_fallback(x) if state is None else state)
+    if state is None and within.settled:  # Norse's own are of fp32, and exact in every dtype
+        states = [s.to(x.dtype) for s in states]
+    given, heard = linear(x, layer.input_weights), linear(z, layer.recurrent_weights)
+    v, i, *rest = states
+    if form is nr.LSNN:  # where the input acts one step later
+        out, after = _neurons(layer, given, within.make(states))
+        v, i, *rest = within.states(after)
+        return out, form.make(out, [v, i + heard, *rest])
+    out, after = _neurons(layer, heard, within.make([v, i + given, *rest]))
+    return out, form.make(out, within.states(after))
+
+
 class LILinearCell(nt.LILinearCell):
     __doc__ = nt.LILinearCell.__doc__
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
+        if input_tensor.shape[0] * self.hidden_size < norse_call.FEW:
+            return super().forward(input_tensor, state)
         try:
             _check(input_tensor)
             given = _rest(self, input_tensor) if state is None else state
@@ -82,7 +109,7 @@ class LIFMCRecurrentCell(nt.LIFMCRecurrentCell):
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         try:
-            z, s = nr.recurrent_step(nr.LIF_MC, self, input_tensor, state)
+            z, s = recurrent_step(nr.LIF_MC, self, input_tensor, state)
         except Refused as why:
             refused(self, why)
             return super().forward(input_tensor, state)

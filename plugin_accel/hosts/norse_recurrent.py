@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ from plugin_accel.hosts import norse_surrogates as ns
 from plugin_accel.hosts.inputs import as_param, check_input, is_watched
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import Form
-from plugin_accel.hosts.sequences import Refused
+from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons import NorseConfig, run_unchecked
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, run_step
-from plugin_accel.neurons.recurrent import KernelStep, run_recurrent
+from plugin_accel.neurons.recurrent import KernelStep, RecurrentResult, run_recurrent
 
 FP32, FP64 = torch.float32, torch.float64
 
@@ -44,6 +44,11 @@ class RecurrentForm:
     activation: Callable[..., Any] | None = field(compare=False)
     state: type[Any]
     inner: type[Any] | None = None
+
+    @property
+    def within(self) -> Form:
+        """What happens within the neurons of a cell, once its products are made."""
+        return replace(self.form, kind=self.kind, activation=self.activation, low=False)
 
     def states(self, state: Any) -> list[Tensor]:
         """(z, *the kernels' states) of one of Norse's.
@@ -113,7 +118,8 @@ def _prepare(form: RecurrentForm, layer: Any, x: Tensor, state: Any, time_dim: i
     own = layer.recurrent_weights
     size = own.shape[0]
     weight = _dense("recurrent_weights", own, x, (size, size))
-    first = form.states(layer.state_fallback(x) if state is None else state)
+    start = x[0] if time_dim == 0 and not hasattr(layer, "record_states") else x
+    first = form.states(layer.state_fallback(start) if state is None else state)
     shape = (*x.shape[:-1], size)
     after = shape[1:] if time_dim == 0 else shape
     ours = form.form
@@ -159,14 +165,34 @@ def recurrent_sequence(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -
     Raises:
         Refused: Norse's own forward must run.
     """
-    ready = _prepare(form, layer, x, state, 0)
-    z, *states = ready.states
     record = bool(layer.record_states)
-    step = ready.step or KernelStep(ready.backend, form.form.neuron, ready.config, ready.params)
-    made = run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
+    made = run_steps(form, layer, x, state, record)
     if record:
         return made.out, form.make(made.out, made.records)
     return made.out, form.make(made.out[-1].clone(), made.last)
+
+
+def sequence_of_cell(
+    form: RecurrentForm, cell: Any, x: Tensor, states: Sequence[Tensor | None], record: Sequence[bool]
+) -> SequenceResult:
+    """All time steps of a cell; see `plugin_accel.hosts.norse.sequence`."""
+    given = None if all(s is None for s in states) else form.make(states[0], states[1:])
+    made = run_steps(form, cell, x, given, any(record[1:]))
+    every = (made.out, *(made.records or made.last))
+    records = tuple(every[i] if want else None for i, want in enumerate(record))
+    return SequenceResult((made.out, *records), (made.out[-1].clone(), *made.last))
+
+
+def run_steps(form: RecurrentForm, layer: Any, x: Tensor, state: Any, record: bool) -> RecurrentResult:
+    """All steps of a recurrent layer, or of a cell; `record`: also the states after every step.
+
+    Raises:
+        Refused: Norse's own forward must run.
+    """
+    ready = _prepare(form, layer, x, state, 0)
+    z, *states = ready.states
+    step = ready.step or KernelStep(ready.backend, form.form.neuron, ready.config, ready.params)
+    return run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
 
 
 LIF = RecurrentForm(nf.LIF, "lif_detached", lif.lif_step, lif.LIFState)
