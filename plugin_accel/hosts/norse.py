@@ -275,7 +275,7 @@ def why_left(module: nn.Module) -> str | None:
     return _LEFT.get(type(module).__name__)
 
 
-_LEFT = {"LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons"}
+_LEFT = {"LIFCorrelation": "LIFCorrelation has no kernel: Norse's own fails for batches of more than one sample"}
 
 
 def owns(module: nn.Module) -> bool:
