@@ -110,6 +110,15 @@ def test_options_of_recurrent_layers(record: bool, method: str) -> None:
         assert_same(build(**given), plugin_accel.convert(build(**given), strict=True), carried=True)
 
 
+def test_learned_parameters_of_a_cell_that_hears() -> None:
+    def build() -> Any:
+        torch.manual_seed(3)
+        p = BEHAVIOUR.p._replace(tau_inv=nn.Parameter(torch.tensor(250.0)), bias=nn.Parameter(torch.full((N,), 140.0)))
+        return nt.IzhikevichRecurrentCell(IN, N, BEHAVIOUR._replace(p=p))
+
+    assert_same(build(), plugin_accel.convert(build(), strict=True), carried=True)
+
+
 def test_one_step_and_no_gradients() -> None:
     a = make("LIFRecurrent")
     b = plugin_accel.convert(copy.deepcopy(a), strict=True)
