@@ -1,6 +1,6 @@
 # One environment serves all targets; it is made on first use and brought up to date when what it is made of changes.
 #
-#   make demo       train a spiking network on sinabs as it is and accelerated, and compare
+#   make demo       train spiking networks of sinabs, snnTorch and Norse, as they are and accelerated, and compare
 #   make test       the whole test suite (PYTEST_ARGS adds options)
 #   make lint       formatting, lints, types, import rules
 #   make bench      the benchmarks; results go to benchmarks/results
@@ -46,6 +46,7 @@ $(READY): pyproject.toml constraints.txt $(KERNELS) $(wildcard namespaces/*.pth)
 
 demo: $(DEMO)
 	$(BIN)/python examples/digits_sinabs.py --out outputs
+	$(BIN)/python examples/digits_others.py
 
 test: $(READY)
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)

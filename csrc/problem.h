@@ -3,8 +3,8 @@
 #pragma once
 #include <cstdint>
 
-constexpr int kMaxStates = 3;
-constexpr int kMaxParams = 10;
+constexpr int kMaxStates = 4;
+constexpr int kMaxParams = 12;
 constexpr int kMaxSurrogateParams = 5;
 
 enum SpikeKind { kNoSpike = 0, kSingleSpike = 1, kMultiSpike = 2 };

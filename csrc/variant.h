@@ -14,7 +14,10 @@ enum NeuronKind {
   kNorseAdEx,
   kNorseLsnn,
   kNorseIzhikevich,
-  kNorseRefrac
+  kNorseRefrac,
+  kNorseAdExRefrac,
+  kNorseMcRefrac,
+  kNorseCoba
 };
 
 // What is decided at compile time for one neuron. options, by family:

@@ -72,6 +72,16 @@ def test_missing_module_names_the_extra(tmp_path: Path) -> None:
     assert "plugin-accel[sinabs,demo]" in done.stderr and "sklearn" in done.stderr
 
 
+def test_other_frameworks_train_alike() -> None:
+    command = [sys.executable, str(EXAMPLES / "digits_others.py"), "--threads", "1"]
+    command += ["--steps", "6", "--batch", "8", "--batches", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("│") for line in done.stdout.splitlines() if "faster" in line]
+    assert [row[1].strip() for row in rows] == ["snnTorch", "Norse", "Norse", "Norse"]
+    assert all(float(row[6]) < 1e-3 for row in rows)
+
+
 @pytest.fixture(scope="module")
 def loops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder a quick run of the snnTorch example left behind."""

@@ -15,8 +15,10 @@ namespace PA_ISA {
 #include "../surrogates.h"
 #include "../neurons/norse_adex.h"
 #include "../neurons/norse_box.h"
+#include "../neurons/norse_coba.h"
 #include "../neurons/norse_izhikevich.h"
 #include "../neurons/norse_lsnn.h"
+#include "../neurons/norse_mc_refrac.h"
 #include "../neurons/norse_refrac.h"
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
@@ -163,7 +165,14 @@ const Kernels* norse(const Variant& v) {
     case kNorseIzhikevich:
       return &Entry<NorseIzhikevich<R>>::kernels;
     case kNorseRefrac:
-      return kind ? &Entry<NorseRefrac<R, true>>::kernels : &Entry<NorseRefrac<R, false>>::kernels;
+      return kind ? &Entry<NorseRefrac<R, NorseLif<R, kNorseLifDetached>, true>>::kernels
+                  : &Entry<NorseRefrac<R, NorseLif<R, kNorseLifDetached>, false>>::kernels;
+    case kNorseAdExRefrac:
+      return &Entry<NorseRefrac<R, NorseAdEx<R>, false>>::kernels;
+    case kNorseMcRefrac:
+      return &Entry<NorseMcRefrac<R>>::kernels;
+    case kNorseCoba:
+      return &Entry<NorseCoba<R>>::kernels;
   }
   return nullptr;
 }

@@ -7,8 +7,10 @@
 #include "../surrogates.h"
 #include "../neurons/norse_adex.h"
 #include "../neurons/norse_box.h"
+#include "../neurons/norse_coba.h"
 #include "../neurons/norse_izhikevich.h"
 #include "../neurons/norse_lsnn.h"
+#include "../neurons/norse_mc_refrac.h"
 #include "../neurons/norse_refrac.h"
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
@@ -46,4 +48,10 @@ struct StepOf<kNorseLsnn, R, A, B, C> : NorseLsnn<R, A != 0> {};
 template <class R, int A, int B, int C>
 struct StepOf<kNorseIzhikevich, R, A, B, C> : NorseIzhikevich<R> {};
 template <class R, int A, int B, int C>
-struct StepOf<kNorseRefrac, R, A, B, C> : NorseRefrac<R, A != 0> {};
+struct StepOf<kNorseRefrac, R, A, B, C> : NorseRefrac<R, NorseLif<R, kNorseLifDetached>, A != 0> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseAdExRefrac, R, A, B, C> : NorseRefrac<R, NorseAdEx<R>, false> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseMcRefrac, R, A, B, C> : NorseMcRefrac<R> {};
+template <class R, int A, int B, int C>
+struct StepOf<kNorseCoba, R, A, B, C> : NorseCoba<R> {};

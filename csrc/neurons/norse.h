@@ -12,6 +12,11 @@ PA_HD R norse_fires_(R v, R th) {
   return v - th > R(0) ? R(1) : R(0);
 }
 
+template <class R>
+PA_HD R norse_relu_(R x) {
+  return x < R(0) ? R(0) : x;
+}
+
 // (1 - z) w + z v_reset
 template <class R>
 PA_HD R norse_reset_(R w, R z, R v_reset) {

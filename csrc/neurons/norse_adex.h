@@ -14,10 +14,11 @@ template <class R>
 struct NorseAdEx {
   using Real = R;
   using Surrogate = FastSigmoid;
+  static constexpr bool kDetached = false;
   enum State { V, I, A };
-  enum Param { KMem, KSyn, KAda, VLeak, Threshold, VReset, DeltaT, ACurrent, ASpike, Recurrent, kParams };
+  enum Param { KMem, KSyn, KAda, VLeak, Threshold, VReset, DeltaT, ACurrent, ASpike, RhoReset, Recurrent, kParams };
   static constexpr int kStates = 3;
-  static constexpr int kDecays = Recurrent;
+  static constexpr int kDecays = RhoReset;  // which is NorseRefrac's
   static constexpr int kMostSums = kDecaySums;
   static constexpr int kSpike = kSingleSpike;
   static constexpr bool replays(int sums) { return sums != kNoSums; }

@@ -19,7 +19,7 @@ struct NorseLif {
   using Surrogate = FastSigmoid;  // SuperSpike, the host's default: the one that is fused into the step
   static constexpr bool kEx = Kind == kNorseLifEx, kDetached = Kind == kNorseLifDetached;
   enum State { V, I };
-  enum Param { KMem, KSyn, VLeak, Threshold, VReset, DeltaT, Recurrent, kParams };
+  enum Param { KMem, KSyn, VLeak, Threshold, VReset, DeltaT, RhoReset = DeltaT, Recurrent, kParams };
   static constexpr int kStates = 2;
   static constexpr int kDecays = kEx ? 6 : 5;  // the recurrent input's gradient is the input's
   static constexpr int kMostSums = kDecaySums;

@@ -8,41 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import norse.torch as nt
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.hosts import norse_call
 from plugin_accel.hosts import norse_forms as nf
+from plugin_accel.hosts import norse_products as nq
 from plugin_accel.hosts import norse_recurrent as nr
-from plugin_accel.hosts.norse_call import call
+from plugin_accel.hosts.norse_call import call, refused
 from plugin_accel.hosts.norse_step import quick_step
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
-_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def last_fallback(module: nn.Module) -> str | None:
-    """Why the last call of a converted layer that could not be accelerated ran Norse's own forward."""
-    return _fallbacks.get(module)
-
-
-def _refused(layer: nn.Module, why: Refused) -> None:
-    if not torch.compiler.is_compiling():
-        _fallbacks[layer] = str(why)
-
-
-_FEW = 1 << 14
-"""Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
+last_fallback = norse_call.last_fallback
 
 
 class _Cell(nn.Module):
     """One step of a feed-forward neuron."""
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
-        if isinstance(self, (nt.LICell, nt.LIBoxCell)) and input_tensor.numel() < _FEW:
+        if isinstance(self, (nt.LICell, nt.LIBoxCell)) and input_tensor.numel() < norse_call.FEW:
             return super().forward(input_tensor, state)
         try:
             if not torch.compiler.is_compiling() and (quick := quick_step(self, input_tensor, state)) is not None:
@@ -50,7 +37,7 @@ class _Cell(nn.Module):
             form, made = call(self, input_tensor, state, STEP)
             return made.out, form.make(made.last)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -64,7 +51,7 @@ class _Sequence(nn.Module):
             form, made = call(self, input_tensor, state, 0, record=record)
             return made.out, form.make(made.records if record else made.last)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -73,9 +60,9 @@ class _RecurrentCell(nn.Module):
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         try:
-            return nr.recurrent_step(_recurrent_form(self), self, input_tensor, state)
+            return nq.recurrent_step(_recurrent_form(self), self, input_tensor, state)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -86,7 +73,7 @@ class _RecurrentSequence(nn.Module):
         try:
             return nr.recurrent_sequence(_recurrent_form(self), self, input_tensor, state)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_tensor, state)
 
 
@@ -206,9 +193,22 @@ class LIFRefracRecurrent(_RecurrentSequence, nt.LIFRefracRecurrent):
     __doc__ = nt.LIFRefracRecurrent.__doc__
 
 
+class LIFAdExRefracCell(_Cell, nt.LIFAdExRefracCell):
+    __doc__ = nt.LIFAdExRefracCell.__doc__
+
+
+class LIFAdExRefracRecurrentCell(_RecurrentCell, nt.LIFAdExRefracRecurrentCell):
+    __doc__ = nt.LIFAdExRefracRecurrentCell.__doc__
+
+
+class LIFAdExRefracRecurrent(_RecurrentSequence, nt.LIFAdExRefracRecurrent):
+    __doc__ = nt.LIFAdExRefracRecurrent.__doc__
+
+
 _FEED_FORWARD: list[type[nn.Module]] = [
     *(LIFCell, LIF, LICell, LI, LIFBoxCell, LIBoxCell, IAFCell, IAF, LIFExCell, LIFEx, LIFAdExCell, LIFAdEx),
-    *(LSNNCell, LSNN, IzhikevichCell, Izhikevich, LIFRefracCell),
+    *(LSNNCell, LSNN, IzhikevichCell, Izhikevich, LIFRefracCell, LIFAdExRefracCell),
+    *(nq.LILinearCell, nq.LIFMCRefracRecurrentCell, nq.CobaLIFCell),
 ]
 _HEARING: list[tuple[type[nn.Module], nr.RecurrentForm]] = [
     *((LIFRecurrentCell, nr.LIF), (LIFRecurrent, nr.LIF)),
@@ -217,6 +217,8 @@ _HEARING: list[tuple[type[nn.Module], nr.RecurrentForm]] = [
     *((LSNNRecurrentCell, nr.LSNN), (LSNNRecurrent, nr.LSNN)),
     *((IzhikevichRecurrentCell, nr.IZHIKEVICH), (IzhikevichRecurrent, nr.IZHIKEVICH)),
     *((LIFRefracRecurrentCell, nr.LIF_REFRAC), (LIFRefracRecurrent, nr.LIF_REFRAC)),
+    *((LIFAdExRefracRecurrentCell, nr.LIF_ADEX_REFRAC), (LIFAdExRefracRecurrent, nr.LIF_ADEX_REFRAC)),
+    (nq.LIFMCRecurrentCell, nr.LIF_MC),
 ]
 for _name in ("LIFBox", "LIBox"):  # sequences that only newer releases of Norse have
     if hasattr(nt, _name):
@@ -225,12 +227,11 @@ for _name in ("LIFBox", "LIBox"):  # sequences that only newer releases of Norse
         _FEED_FORWARD.append(globals()[_name])
 
 
-def _host_of(cls: type[nn.Module]) -> type[nn.Module]:
-    return cls.__bases__[1]
-
-
-_RECURRENT = {_host_of(cls): form for cls, form in _HEARING}
-_CLASSES = {_host_of(cls): cls for cls in (*_FEED_FORWARD, *(c for c, _ in _HEARING))}
+_RECURRENT = {cls.__bases__[-1]: form for cls, form in _HEARING}
+for _cls, _form in _RECURRENT.items():
+    if issubclass(_cls, nt.module.snn.SNNRecurrentCell) and _form is not nr.IZHIKEVICH:
+        nf.FORMS[_cls] = _form.within
+_CLASSES = {cls.__bases__[-1]: cls for cls in (*_FEED_FORWARD, *(c for c, _ in _HEARING))}
 
 
 def _recurrent_form(module: nn.Module) -> Any:
@@ -246,17 +247,22 @@ def sequence(
     `states` are the tensors of one of Norse's states, in the order of its fields; nested ones flattened.
     """
     form = nf.form_of(type(module))
-    if form is None or not isinstance(module, _Cell):
+    if isinstance(module, _RecurrentCell):
+        return nr.sequence_of_cell(_recurrent_form(module), module, x, states, record)
+    if form is None or not has_sequence(module):
         raise Refused(f"{type(module).__name__} has no kernel for sequences")
     given = None if all(s is None for s in states) else form.make(states)
-    _, made = call(module, x, given, 0, record=any(record))
+    if isinstance(module, nq.LILinearCell):
+        made = nq.linear_sequence(module, x, given, any(record))
+    else:
+        _, made = call(module, x, given, 0, record=any(record))
     records = tuple(made.records[i] if want else None for i, want in enumerate(record))
     return SequenceResult((made.out, *records), made.last)
 
 
 def has_sequence(module: nn.Module) -> bool:
     """Whether `sequence` knows this layer, which is converted."""
-    return isinstance(module, _Cell)
+    return isinstance(module, (_Cell, _RecurrentCell, nq.LILinearCell))
 
 
 def classes() -> Mapping[type[nn.Module], type[nn.Module]]:
@@ -269,15 +275,7 @@ def why_left(module: nn.Module) -> str | None:
     return _LEFT.get(type(module).__name__)
 
 
-_ADEX_REFRAC = ("LIFAdExRefracCell", "LIFAdExRefracRecurrentCell", "LIFAdExRefracRecurrent")
-_LIF_MC = ("LIFMCRecurrentCell", "LIFMCRefracRecurrentCell")
-_LEFT = {
-    "LILinearCell": "LILinearCell is a product and ten operations, of which the product is most",
-    **dict.fromkeys(_LIF_MC, "LIFMC couples the membranes of all neurons within a step"),
-    **dict.fromkeys(_ADEX_REFRAC, "LIFAdExRefrac has no kernel yet"),
-    "CobaLIFCell": "CobaLIFCell leaves its input out, a fault of Norse that is not to be repeated in a kernel",
-    "LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons",
-}
+_LEFT = {"LIFCorrelation": "LIFCorrelation has no kernel: Norse's own fails for batches of more than one sample"}
 
 
 def owns(module: nn.Module) -> bool:

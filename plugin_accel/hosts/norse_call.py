@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from plugin_accel import backends
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_surrogates as ns
 from plugin_accel.hosts.constants import beside
-from plugin_accel.hosts.inputs import as_param, check_input
+from plugin_accel.hosts.inputs import as_param, check_input, number
 from plugin_accel.hosts.norse_forms import Form
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons import NorseConfig, Result, ops, run_unchecked
@@ -22,6 +23,20 @@ from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
 
 FP32, FP64 = torch.float32, torch.float64
+FEW = 1 << 14
+"""Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
+_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+def last_fallback(module: nn.Module) -> str | None:
+    """Why the last call of a converted layer that could not be accelerated ran Norse's own forward."""
+    return _fallbacks.get(module)
+
+
+def refused(layer: nn.Module, why: Refused) -> None:
+    """Notes why Norse's own forward runs."""
+    if not torch.compiler.is_compiling():
+        _fallbacks[layer] = str(why)
 
 
 @lru_cache(maxsize=1024)
@@ -137,10 +152,10 @@ def call(layer: Any, x: Tensor, state: Any, time_dim: int, *, record: bool = Fal
     start = x if time_dim == STEP or not _is_cell(layer) else x[0]
     first, dtype = first_states(form, layer, start, state, shape)
     values = form.params(layer.p, layer.dt)
-    if form.nested:
-        values = (*values, slope)
-    names = form.neuron.params(settings)
+    names = form.neuron.params(settings)[: len(values)]
     params = [as_param(n, v, x, dtype, shape) for n, v in zip(names, values, strict=True)]
+    if form.nested:
+        params.append(number(slope, dtype, x.device))
     data = x if x.dtype is dtype else x.to(dtype)
     if torch.compiler.is_compiling() or _len_torch_dispatch_stack():  # a mode that watches operations must see one
         if per_neuron:

@@ -7,19 +7,21 @@ their roundings and gradients are Norse's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import norse.torch as nt
 import torch
 from norse.torch.functional import (
+    coba_lif,
     iaf,
     izhikevich,
     leaky_integrator,
     leaky_integrator_box,
     lif,
     lif_adex,
+    lif_adex_refrac,
     lif_box,
     lif_ex,
     lif_refrac,
@@ -32,10 +34,13 @@ from plugin_accel.hosts.norse_surrogates import per_neuron, surrogate_of
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons import (
     NORSE_ADEX,
+    NORSE_ADEX_REFRAC,
     NORSE_BOX,
+    NORSE_COBA,
     NORSE_IZHIKEVICH,
     NORSE_LIF,
     NORSE_LSNN,
+    NORSE_MC_REFRAC,
     NORSE_REFRAC,
     Neuron,
 )
@@ -109,12 +114,22 @@ def _refrac(p: Any, dt: Any) -> Params:
     return (*_lif(p.lif, dt), p.rho_reset)
 
 
-def _refrac_states(state: Any) -> tuple[Tensor, ...]:
-    return state.lif.v, state.lif.i, state.rho
+def _adex_refrac(p: Any, dt: Any) -> Params:
+    return (*_adex(p.lif_adex, dt), p.rho_reset)
 
 
-def _refrac_make(states: Sequence[Tensor]) -> Any:
-    return lif_refrac.LIFRefracFeedForwardState(lif.LIFFeedForwardState(states[0], states[1]), states[2])
+def _coba(p: Any, dt: Any) -> Params:
+    decays = rate(-dt, p.tau_syn_exc_inv), rate(-dt, p.tau_syn_inh_inv)
+    return (*decays, rate(dt, p.c_m_inv), p.g_l, p.e_rev_E, p.e_rev_I, p.v_rest, p.v_thresh, p.v_reset)
+
+
+def activation_reasons(layer: Any, expected: Callable[..., Any] | None) -> tuple[str, ...]:
+    """Why a layer's own function for one step is left to run, if it is not Norse's."""
+    found = getattr(layer, "activation", None)
+    if found is expected:
+        return ()
+    name = getattr(found, "__name__", type(found).__name__)
+    return (f"activation is {name}, not {getattr(expected, '__name__', None)}",)
 
 
 @dataclass(frozen=True)
@@ -124,22 +139,24 @@ class Form:
     Attributes:
         neuron: The kernels' neuron.
         kind: The kernels' kind; of LIFBox with its usual reset.
-        activation: Norse's function for one step, which the kernels stand for.
+        activation: Norse's function for one step, which the kernels stand for; None of a layer that has none.
         params: (p, dt) -> the kernels' parameters, numbers or tensors, but for the slope of a refractory period.
         state: Norse's class for the state, whose fields are the kernels' states in their order, unless `nested`.
         settled: What Norse starts from is exact in every dtype: rest, and no current.
         low: Beside fp32 states, an input of fewer bits gives the same roundings when it is computed in fp32.
-        nested: The parameters of the LIF lie in `p.lif`, its states in `state.lif`.
+        nested: Where the parameters and the states of the neuron lie that a refractory period holds, "" of others.
+        inner: Norse's class for those states.
     """
 
     neuron: Neuron
     kind: str
-    activation: Callable[..., Any] = field(compare=False)
+    activation: Callable[..., Any] | None = field(compare=False)
     params: Callable[[Any, Any], Params] = field(compare=False)
     state: type[Any]
     settled: bool = False
     low: bool = False
-    nested: bool = False
+    nested: str = ""
+    inner: type[Any] | None = None
 
     def states(self, state: Any) -> tuple[Tensor, ...]:
         """The kernels' states of one of Norse's.
@@ -148,17 +165,20 @@ class Form:
             Refused: it lacks one; Norse's own forward then says so.
         """
         try:
-            return _refrac_states(state) if self.nested else tuple([getattr(state, n) for n in self.state._fields])
+            if self.inner is None:
+                return tuple([getattr(state, n) for n in self.state._fields])
+            held = getattr(state, self.nested)
+            return (*[getattr(held, n) for n in self.inner._fields], state.rho)
         except AttributeError as error:
             raise Refused(f"state: {error}") from None
 
     def make(self, states: Sequence[Any]) -> Any:
         """One of Norse's states, of the kernels'."""
-        return _refrac_make(states) if self.nested else self.state(*states)
+        return self.state(*states) if self.inner is None else self.state(self.inner(*states[:-1]), states[-1])
 
     def spiking(self, p: Any) -> Any:
         """The parameters that hold method and alpha; None of a neuron without spikes."""
-        return None if self.kind in ("li", "li_box") else p.lif if self.nested else p
+        return None if self.kind in ("li", "li_box") else getattr(p, self.nested) if self.nested else p
 
     def kind_of(self, p: Any) -> str | None:
         """The kernels' kind with these parameters; None if there is none."""
@@ -168,11 +188,7 @@ class Form:
 
     def reasons(self, layer: Any) -> tuple[str, ...]:
         """Why a layer's configuration is left to Norse's own forward."""
-        found = self.threshold_reasons(layer.p)
-        if layer.activation is not self.activation:
-            name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
-            found = (f"activation is {name}, not {self.activation.__name__}", *found)
-        return found
+        return (*activation_reasons(layer, self.activation), *self.threshold_reasons(layer.p))
 
     def threshold_reasons(self, p: Any) -> tuple[str, ...]:
         """What the kernels do not know of threshold and reset."""
@@ -222,8 +238,23 @@ LIF_REFRAC = Form(
     _refrac,
     lif_refrac.LIFRefracFeedForwardState,
     low=True,
-    nested=True,
+    nested="lif",
+    inner=lif.LIFFeedForwardState,
 )
+LIF_ADEX_REFRAC = Form(
+    NORSE_ADEX_REFRAC,
+    "adex_refrac",
+    lif_adex_refrac.lif_adex_refrac_feed_forward_step,
+    _adex_refrac,
+    lif_adex_refrac.LIFAdExRefracFeedForwardState,
+    low=True,
+    nested="lif_adex",
+    inner=lif_adex.LIFAdExFeedForwardState,
+)
+# What happens within the neurons of the cells in `norse_products`, without their products
+LI_LINEAR = replace(LI, activation=None)
+LIF_MC_REFRAC = replace(LIF_REFRAC, neuron=NORSE_MC_REFRAC, kind="mc_refrac", activation=None)
+COBA = Form(NORSE_COBA, "coba", None, _coba, coba_lif.CobaLIFFeedForwardState)
 
 
 FORMS: dict[type[nn.Module], Form] = {
@@ -244,6 +275,10 @@ FORMS: dict[type[nn.Module], Form] = {
     nt.IzhikevichCell: IZHIKEVICH,
     nt.Izhikevich: IZHIKEVICH,
     nt.LIFRefracCell: LIF_REFRAC,
+    nt.LIFAdExRefracCell: LIF_ADEX_REFRAC,
+    nt.LILinearCell: LI_LINEAR,
+    nt.LIFMCRefracRecurrentCell: LIF_MC_REFRAC,
+    nt.CobaLIFCell: COBA,
     # Sequences that only newer releases of Norse have.
     **{getattr(nt, name): form for name, form in (("LIFBox", LIF_BOX), ("LIBox", LI_BOX)) if hasattr(nt, name)},
 }

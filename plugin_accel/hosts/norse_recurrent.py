@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from norse.torch.functional import izhikevich, lif, lif_adex, lif_ex, lif_refrac, lsnn
+from norse.torch.functional import izhikevich, lif, lif_adex, lif_adex_refrac, lif_ex, lif_refrac, lsnn
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -19,7 +19,7 @@ from plugin_accel.hosts.constants import beside
 from plugin_accel.hosts.inputs import as_param, check_input, is_watched
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import Form
-from plugin_accel.hosts.sequences import Refused
+from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons import NorseConfig, run_unchecked
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, run_step
@@ -36,14 +36,21 @@ class RecurrentForm:
     Attributes:
         form: The feed-forward family that has its parameters.
         kind: The kernels' kind.
-        activation: Norse's function for one step.
-        state: Norse's class for the state: the spikes z, then the kernels' states.
+        activation: Norse's function for one step; None of a layer that has none.
+        state: Norse's class for the state: the spikes z, then the kernels' states, unless `inner`.
+        inner: Norse's class for the states of a neuron that a refractory period holds, see `Form.nested`.
     """
 
     form: Form
     kind: str
-    activation: Callable[..., Any] = field(compare=False)
+    activation: Callable[..., Any] | None = field(compare=False)
     state: type[Any]
+    inner: type[Any] | None = None
+
+    @property
+    def within(self) -> Form:
+        """What happens within the neurons of a cell, once its products are made."""
+        return replace(self.form, kind=self.kind, activation=self.activation, low=False)
 
     def states(self, state: Any) -> list[Tensor]:
         """(z, *the kernels' states) of one of Norse's.
@@ -52,24 +59,22 @@ class RecurrentForm:
             Refused: it lacks one; Norse's own forward then says so.
         """
         try:
-            if self.form.nested:
-                return [state.lif.z, state.lif.v, state.lif.i, state.rho]
-            return [getattr(state, n) for n in self.state._fields]
+            if self.inner is None:
+                return [getattr(state, n) for n in self.state._fields]
+            held = getattr(state, self.form.nested)
+            return [*[getattr(held, n) for n in self.inner._fields], state.rho]
         except AttributeError as error:
             raise Refused(f"state: {error}") from None
 
     def make(self, z: Any, states: Any) -> Any:
         """One of Norse's states."""
-        if self.form.nested:
-            return lif_refrac.LIFRefracState(lif.LIFState(z, states[0], states[1]), states[2])
-        return self.state(z, *states)
+        if self.inner is None:
+            return self.state(z, *states)
+        return self.state(self.inner(z, *states[:-1]), states[-1])
 
     def reasons(self, layer: Any) -> tuple[str, ...]:
         """Why a layer's configuration is left to Norse's own forward."""
-        found = self.form.threshold_reasons(layer.p)
-        if layer.activation is not self.activation:
-            name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
-            found = (f"activation is {name}, not {self.activation.__name__}", *found)
+        found = (*nf.activation_reasons(layer, self.activation), *self.form.threshold_reasons(layer.p))
         if not found and ns.surrogate_of(self.form.spiking(layer.p)) in (None, ns.NO_GRADIENT):
             found = ("a recurrent layer with a steepness per neuron, or without a gradient, has no kernel",)
         return found
@@ -114,7 +119,8 @@ def _prepare(form: RecurrentForm, layer: Any, x: Tensor, state: Any, time_dim: i
     own = layer.recurrent_weights
     size = own.shape[0]
     weight = _dense("recurrent_weights", own, x, (size, size))
-    first = form.states(layer.state_fallback(x) if state is None else state)
+    start = x[0] if time_dim == 0 and not hasattr(layer, "record_states") else x
+    first = form.states(layer.state_fallback(start) if state is None else state)
     shape = (*x.shape[:-1], size)
     after = shape[1:] if time_dim == 0 else shape
     ours = form.form
@@ -147,7 +153,9 @@ def recurrent_step(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -> tu
     ready = _prepare(form, layer, x, state, STEP)
     z, *states = ready.states
     params = [*ready.params, linear(z, ready.weight)]
-    step = _step(form, ready, ready.drive.detach())
+    # A prepared step's backward does not know what was heard, which the gradients of the parameters depend on.
+    learns = torch.is_grad_enabled() and any(p.requires_grad for p in ready.params)
+    step = None if learns else _step(form, ready, ready.drive.detach())
     if step is not None:
         out, *last = run_step(step, ready.drive, states, params)
         return out, form.make(out, last)
@@ -161,20 +169,38 @@ def recurrent_sequence(form: RecurrentForm, layer: Any, x: Tensor, state: Any) -
     Raises:
         Refused: Norse's own forward must run.
     """
-    ready = _prepare(form, layer, x, state, 0)
-    z, *states = ready.states
     record = bool(layer.record_states)
-    neuron, backend = form.form.neuron, ready.backend
-    made: Run | RecurrentResult
-    if offers(backend, ready.config, ready.drive):
-        loop = Loop(neuron, backend, ready.config, 0, False, record, len(states), ())
-        made = run_loop(loop, ready.drive, Connection(ready.weight, None, z), states, ready.params)
-    else:
-        step = _step(form, ready, ready.drive.detach()[0]) or KernelStep(backend, neuron, ready.config, ready.params)
-        made = run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
+    made = run_steps(form, layer, x, state, record)
     if record:
         return made.out, form.make(made.out, made.records)
     return made.out, form.make(made.out[-1].clone(), made.last)
+
+
+def sequence_of_cell(
+    form: RecurrentForm, cell: Any, x: Tensor, states: Sequence[Tensor | None], record: Sequence[bool]
+) -> SequenceResult:
+    """All time steps of a cell; see `plugin_accel.hosts.norse.sequence`."""
+    given = None if all(s is None for s in states) else form.make(states[0], states[1:])
+    made = run_steps(form, cell, x, given, any(record[1:]))
+    every = (made.out, *(made.records or made.last))
+    records = tuple(every[i] if want else None for i, want in enumerate(record))
+    return SequenceResult((made.out, *records), (made.out[-1].clone(), *made.last))
+
+
+def run_steps(form: RecurrentForm, layer: Any, x: Tensor, state: Any, record: bool) -> Run | RecurrentResult:
+    """All steps of a recurrent layer, or of a cell; `record`: also the states after every step.
+
+    Raises:
+        Refused: Norse's own forward must run.
+    """
+    ready = _prepare(form, layer, x, state, 0)
+    z, *states = ready.states
+    neuron, backend = form.form.neuron, ready.backend
+    if offers(backend, ready.config, ready.drive):
+        loop = Loop(neuron, backend, ready.config, 0, False, record, len(states), ())
+        return run_loop(loop, ready.drive, Connection(ready.weight, None, z), states, ready.params)
+    step = _step(form, ready, ready.drive.detach()[0]) or KernelStep(backend, neuron, ready.config, ready.params)
+    return run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
 
 
 LIF = RecurrentForm(nf.LIF, "lif_detached", lif.lif_step, lif.LIFState)
@@ -184,4 +210,14 @@ LSNN = RecurrentForm(nf.LSNN, "lsnn_detached", lsnn.lsnn_step, lsnn.LSNNState)
 IZHIKEVICH = RecurrentForm(
     nf.IZHIKEVICH, "izhikevich", izhikevich.izhikevich_recurrent_step, izhikevich.IzhikevichRecurrentState
 )
-LIF_REFRAC = RecurrentForm(nf.LIF_REFRAC, "refrac_detached", lif_refrac.lif_refrac_step, lif_refrac.LIFRefracState)
+LIF_REFRAC = RecurrentForm(
+    nf.LIF_REFRAC, "refrac_detached", lif_refrac.lif_refrac_step, lif_refrac.LIFRefracState, lif.LIFState
+)
+LIF_ADEX_REFRAC = RecurrentForm(
+    nf.LIF_ADEX_REFRAC,
+    "adex_refrac",
+    lif_adex_refrac.lif_adex_refrac_step,
+    lif_adex_refrac.LIFAdExRefracState,
+    lif_adex.LIFAdExState,
+)
+LIF_MC = RecurrentForm(nf.LIF, "lif_detached", None, lif.LIFState)

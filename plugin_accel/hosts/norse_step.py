@@ -37,7 +37,7 @@ class _Plan:
         form = form_of(type(layer))
         assert form is not None
         self.form = form
-        self.activation, self.p, self.dt = layer.activation, layer.p, layer.dt
+        self.activation, self.p, self.dt = getattr(layer, "activation", None), layer.p, layer.dt
         self.shape, self.backend = x.shape, backends.requested()
         self.steep: Any = None  # where alpha is read from at each call
         self.alpha = 0.0
@@ -82,7 +82,7 @@ class _Plan:
         return (
             self.p is own["p"]
             and self.dt is own["dt"]
-            and self.activation is own["activation"]
+            and self.activation is own.get("activation")
             and self.shape == x.shape
             and self.backend == backends.requested()
             and (self.steep is None or self.alpha == float(self.steep.alpha))

@@ -5,8 +5,10 @@ from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.neuron import Derived, Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.norse_adaptive import NORSE_ADEX, NORSE_IZHIKEVICH, NORSE_LSNN
 from plugin_accel.neurons.norse_box import NORSE_BOX
+from plugin_accel.neurons.norse_coba import NORSE_COBA
 from plugin_accel.neurons.norse_config import NorseConfig
-from plugin_accel.neurons.norse_lif import NORSE_LIF, NORSE_REFRAC
+from plugin_accel.neurons.norse_lif import NORSE_LIF
+from plugin_accel.neurons.norse_refrac import NORSE_ADEX_REFRAC, NORSE_MC_REFRAC, NORSE_REFRAC
 from plugin_accel.neurons.sequence import run, run_unchecked
 from plugin_accel.neurons.sinabs_alif import SINABS_ALIF
 from plugin_accel.neurons.sinabs_config import SinabsConfig
@@ -31,6 +33,9 @@ _NEURONS = (
     NORSE_LSNN,
     NORSE_IZHIKEVICH,
     NORSE_REFRAC,
+    NORSE_ADEX_REFRAC,
+    NORSE_MC_REFRAC,
+    NORSE_COBA,
 )
 
 ALL: dict[str, Neuron] = {n.name: n for n in _NEURONS}
@@ -42,10 +47,13 @@ for _neuron in ALL.values():
 __all__ = [
     "ALL",
     "NORSE_ADEX",
+    "NORSE_ADEX_REFRAC",
     "NORSE_BOX",
+    "NORSE_COBA",
     "NORSE_IZHIKEVICH",
     "NORSE_LIF",
     "NORSE_LSNN",
+    "NORSE_MC_REFRAC",
     "NORSE_REFRAC",
     "SINABS_ALIF",
     "SINABS_LIF",

@@ -25,7 +25,7 @@ class NorseAdEx(NorseNeuron):
 
     name = "norse_adex"
     index = 9
-    kernel_params = (
+    kernel_params: tuple[str, ...] = (
         "k_mem",
         "k_syn",
         "k_ada",
@@ -35,14 +35,16 @@ class NorseAdEx(NorseNeuron):
         "delta_t",
         "a_current",
         "a_spike",
+        "rho_reset",
         "recurrent",
     )
+    """`rho_reset` has its place in the header, and is `NorseAdExRefrac`'s."""
 
     def states(self, config: Any) -> tuple[str, ...]:
         return ("v", "i", "a")
 
     def params(self, config: Any) -> tuple[str, ...]:
-        return self.kernel_params if config.recurrent else self.kernel_params[:-1]
+        return (*self.kernel_params[:9], "recurrent") if config.recurrent else self.kernel_params[:9]
 
     def replays(self, config: Any) -> bool:
         return False

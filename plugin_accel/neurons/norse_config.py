@@ -16,6 +16,9 @@ KINDS = {
     "norse_lsnn": ("lsnn", "lsnn_detached"),
     "norse_izhikevich": ("izhikevich",),
     "norse_refrac": ("refrac", "refrac_detached"),
+    "norse_adex_refrac": ("adex_refrac",),
+    "norse_mc_refrac": ("mc_refrac",),
+    "norse_coba": ("coba",),
 }
 """The kinds of each neuron, in the order of csrc/neurons/norse.h."""
 _NUMBERS = {kind: i for kinds in KINDS.values() for i, kind in enumerate(kinds)}
@@ -41,7 +44,7 @@ class NorseConfig(Config):
         super().__post_init__()
         if self.kind not in _NUMBERS:
             raise InputError(f"kind: expected one of {tuple(_NUMBERS)}, got {self.kind!r}")
-        if self.recurrent and self.kind in ("li", "lif", "lsnn", "refrac", *KINDS["norse_box"]):
+        if self.recurrent and self.kind in ("li", "lif", "lsnn", "refrac", "mc_refrac", "coba", *KINDS["norse_box"]):
             raise InputError(f"recurrent: expected False of a {self.kind!r}, got True; the detached kind has it")
 
     @property

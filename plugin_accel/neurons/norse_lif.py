@@ -1,4 +1,4 @@
-"""Norse LI, LIF, LIFEx and LIFRefrac over a sequence."""
+"""Norse LI, LIF and LIFEx over a sequence."""
 
 from __future__ import annotations
 
@@ -93,46 +93,4 @@ class NorseLif(NorseNeuron):
         return z, w, {"v": reset(config, w, z, params["v_reset"]), "i": i}
 
 
-class NorseRefrac(NorseNeuron):
-    """LIFRefrac as Norse computes it.
-
-    For each step the step of `NorseLif`, then, with the state rho and m = 1[rho > 0]:
-
-    1. v = (1 - m) v' + m v;  z = (1 - m) z'         (primed: what the LIF gives)
-    2. rho = (1 - z) relu(rho - m) + z rho_reset
-
-    m has the surrogate gradient of a spike, 1 / (slope |rho| + 1)^2. Nothing but the LIF's own reset is ever detached.
-
-    Source: norse/torch/functional/lif_refrac.py @ 1.1.0.
-    """
-
-    name = "norse_refrac"
-    index = 12
-    kernel_params = ("k_mem", "k_syn", "v_leak", "v_th", "v_reset", "rho_reset", "recurrent", "slope")
-
-    def states(self, config: Any) -> tuple[str, ...]:
-        return ("v", "i", "rho")
-
-    def params(self, config: Any) -> tuple[str, ...]:
-        names = self.kernel_params
-        return (*names[:6], "slope", "recurrent") if config.recurrent else (*names[:6], "slope")
-
-    def replays(self, config: Any) -> bool:
-        return True
-
-    def thresholds(self, config: Any, saved: Any, records: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
-        return saved.params[self.params(config).index("v_th")]  # type: ignore[no-any-return]
-
-    def step(
-        self, config: Any, state: dict[str, Tensor], x: Tensor, params: Mapping[str, Tensor], spike: Any
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        y, w, lif = _LIF.step(config, state, x, params, spike)
-        m = spike(state["rho"], torch.zeros_like(params["v_th"]))
-        z = (1 - m) * y
-        v = (1 - m) * lif["v"] + m * state["v"]
-        rho = (1 - z) * torch.relu(state["rho"] - m) + z * params["rho_reset"]
-        return z, w, {"v": v, "i": lif["i"], "rho": rho}
-
-
-_LIF = NORSE_LIF = NorseLif()
-NORSE_REFRAC = NorseRefrac()
+NORSE_LIF = NorseLif()

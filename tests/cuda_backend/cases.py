@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from plugin_accel.neurons import (
     NORSE_ADEX,
+    NORSE_ADEX_REFRAC,
     NORSE_BOX,
+    NORSE_COBA,
     NORSE_IZHIKEVICH,
     NORSE_LIF,
     NORSE_LSNN,
+    NORSE_MC_REFRAC,
     NORSE_REFRAC,
     SINABS_ALIF,
     SINABS_LIF,
@@ -92,4 +95,7 @@ CASES = (
     _norse(NORSE_LSNN, "lsnn"),
     _norse(NORSE_IZHIKEVICH, "izhikevich"),
     _norse(NORSE_REFRAC, "refrac"),
+    _norse(NORSE_ADEX_REFRAC, "adex_refrac"),
+    _norse(NORSE_MC_REFRAC, "mc_refrac"),
+    _norse(NORSE_COBA, "coba"),
 )

@@ -54,6 +54,12 @@ VALUES = {
     "b": (0.2, 0.3),
     "c": (-0.3, -0.1),
     "d": (0.1, 0.2),
+    "k_e": (-0.3, -0.1),
+    "k_i": (-0.3, -0.1),
+    "g_l": (0.3, 0.6),
+    "e_exc": (1.0, 2.0),
+    "e_inh": (-1.0, -0.5),
+    "v_rest": (0.0, 0.1),
 }
 CONSTANT = {"resistance", "inverse", "dt", "slope"}
 """Without a gradient of their own."""

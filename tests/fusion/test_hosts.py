@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sinabs.layers as sl
 import snntorch as snn
 import torch
@@ -74,8 +75,6 @@ def test_slstm_and_alpha() -> None:
 
 
 def test_norse() -> None:
-    import pytest
-
     norse = pytest.importorskip("norse.torch")
 
     class Norse(nn.Module):
@@ -97,3 +96,38 @@ def test_norse() -> None:
 
     table = _compare(lambda: grid(Norse()))
     assert "lif1 LIFCell" in table and "fc2 linear" in table
+    assert table.count("as a sequence") == 3
+
+
+def _norse_cells(name: str) -> nn.Module:
+    import norse.torch as nt
+
+    return {
+        "held": lambda: nt.SequentialState(
+            *(nn.Linear(N, 6), nt.LIFRefracCell(), nn.Linear(6, 5), nt.LIFAdExRefracCell(), nt.LILinearCell(5, 4))
+        ),
+        "recurrent": lambda: nt.SequentialState(
+            *(nt.LIFExRecurrentCell(N, 6), nt.LIFAdExRefracRecurrentCell(6, 5), nt.LIFRefracRecurrentCell(5, 4)),
+        ),
+        "adaptive": lambda: nt.SequentialState(
+            *(nn.Linear(N, 6), nt.LSNNCell(), nn.Linear(6, 4), nt.LIFAdExCell(), nt.LIBoxCell())
+        ),
+    }[name]()
+
+
+@pytest.mark.parametrize(("name", "sequences"), [("held", 3), ("recurrent", 3), ("adaptive", 3)])
+def test_sequential_state(name: str, sequences: int) -> None:
+    class Looped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = _norse_cells(name)
+
+        def forward(self, x):
+            state, rec = None, []
+            for t in range(x.shape[1]):
+                out, state = self.net(x[:, t] * 30, state)
+                rec.append(out)
+            return torch.stack(rec), state
+
+    table = _compare(lambda: grid(Looped()))
+    assert table.count("as a sequence") == sequences

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import norse.torch as nt
 import pytest
 import snntorch as snn
 import torch
@@ -59,6 +60,44 @@ def test_run(make: Any, chunk: int | None) -> None:
         expected = step(lambda: loop(theirs, x), [], [theirs], call)
         found = step(lambda: plugin_accel.run(mine, x, chunk=chunk).outputs, [], [mine], call)
         assert_same(found, expected, f"call {call}")
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("name", ["cell", "sequential"])
+def test_networks_that_are_handed_their_state(name: str, chunk: int | None) -> None:
+    def make() -> nn.Module:
+        if name == "cell":
+            return grid(nt.LILinearCell(N, 4))
+        cells = nt.LIFCell(), nn.Linear(N, 6), nt.LIFRecurrentCell(6, 5), nt.LILinearCell(5, 4)
+        return grid(nt.SequentialState(nn.Linear(N, N), *cells))
+
+    def theirs_loop(x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        outs = []
+        for x_t in x:
+            out, state = theirs(x_t, state)
+            outs.append(out)
+        return torch.stack(outs), state
+
+    def mine_loop(x: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        result = plugin_accel.run(mine, x, state=state, chunk=chunk)
+        return result.outputs, result.state
+
+    torch.manual_seed(0)
+    theirs = make()
+    torch.manual_seed(0)
+    mine = plugin_accel.convert(make())
+    for call in range(4):
+        x = torch.randint(-2, 6, (T, B, N), generator=torch.Generator().manual_seed(call)) * 5.0
+        for again in range(2):  # the second time from where the first ended
+            with torch.no_grad():
+                before = None if again == 0 else theirs_loop(x, None)[1]
+            expected = step(lambda: theirs_loop(x, before), [], [theirs], call)
+            with torch.no_grad():
+                before = None if again == 0 else mine_loop(x, None)[1]
+            found = step(lambda: mine_loop(x, before), [], [mine], call)
+            assert_same(found, expected, f"call {call}", exact=False)
+    with pytest.raises(TypeError, match="expected no state"):
+        plugin_accel.run(_sequential(), x, state=before)
 
 
 def test_states_and_recordings() -> None:

@@ -204,7 +204,7 @@ def test_the_rest_is_norses_own_forward(case: str) -> None:
     assert torch.equal(got[0].to_dense(), want[0].to_dense())
 
 
-@pytest.mark.parametrize("make", [lambda: nt.LILinearCell(3, 4), nt.LIFAdExRefracCell])
+@pytest.mark.parametrize("make", [lambda: nt.LIFCorrelation(3, 4)])
 def test_what_has_no_kernel_says_why(make: Callable[[], Any]) -> None:
     (row,) = plugin_accel.report(nn.Sequential(make())).rows
     assert row.status == "host" and any(type(make()).__name__[:9] in reason for reason in row.reasons)
@@ -273,6 +273,18 @@ def test_large_steps_of_leaky_integrators(name: str) -> None:
     *same, (want, got) = zip(*seen, strict=True)
     assert all(torch.equal(a, b) for a, b in same)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [nt.LIFRefracCell, nt.LIFAdExRefracCell])
+def test_refractory_cells_compiled(make: Callable[[], Any]) -> None:
+    layer = plugin_accel.convert(make(), strict=True)
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)) * 80
+    with torch.no_grad():
+        _, state = layer(x)
+    want, after = layer(x, state)
+    got, ours = torch.compile(layer, backend="aot_eager", fullgraph=True)(x, state)
+    assert torch.equal(got, want) and torch.equal(ours.rho, after.rho) and torch.equal(ours[0].v, after[0].v)
 
 
 @pytest.mark.slow

@@ -30,8 +30,11 @@ FAMILIES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "LSNN": (nt.LSNNParameters, ("Cell", "")),
     "Izhikevich": (nt.functional.izhikevich.IzhikevichParameters, ("Cell", "")),
     "LIFRefrac": (nt.LIFRefracParameters, ("Cell",)),
+    "LIFAdExRefrac": (nt.LIFAdExRefracParameters, ("Cell",)),
 }
-INEXACT = ("LIFEx", "LIFAdEx")
+HELD = {"LIFRefrac": ("lif", nt.LIFParameters), "LIFAdExRefrac": ("lif_adex", nt.LIFAdExParameters)}
+"""Where the parameters lie of the neurons that a refractory period holds."""
+INEXACT = ("LIFEx", "LIFAdEx", "LIFAdExRefrac")
 """Those with an exponential in the membrane."""
 METHODS = {"super": 100.0, "triangle": 0.3, "tanh": 1.5, "circ": 0.7, "heavi_erfc": 0.9}
 
@@ -79,17 +82,17 @@ def cases(draw: st.DrawFn, families: tuple[str, ...] = tuple(FAMILIES)) -> Case:
     if family == "Izhikevich":
         defaults = BEHAVIOUR.p._asdict()
     fields: dict[str, Any] = {}
-    source = nt.LIFParameters._field_defaults if family == "LIFRefrac" else defaults
-    target = nested if family == "LIFRefrac" else fields
+    source = HELD[family][1]._field_defaults if family in HELD else defaults
+    target = nested if family in HELD else fields
     for name, default in source.items():
         if name in ("method", "alpha", "reset_method") or not draw(st.booleans()):
             continue
         target[name] = _value(draw, name, default, shape)
-    if family == "LIFRefrac":
+    if family in HELD:
         fields["rho_reset"] = torch.tensor(draw(st.sampled_from([1.0, 2.0, 3.0])))
     if family == "IAF":  # never the shared default, which Norse makes require a gradient
         fields["v_reset"] = torch.tensor(draw(st.sampled_from([0.0, 0.2])))
-    if "method" in source and family != "LIFRefrac":
+    if "method" in source and family not in HELD:
         method = draw(st.sampled_from(list(METHODS)))
         alpha = METHODS[method]
         kind = draw(st.sampled_from([float, torch.tensor]))
@@ -123,8 +126,9 @@ def build(case: Case) -> tuple[Any, list[nn.Parameter]]:
 
     cls = FAMILIES[case.family][0]
     fields = own(case.fields)
-    if case.family == "LIFRefrac":
-        fields["lif"] = nt.LIFParameters(**own(case.nested))
+    if case.family in HELD:
+        name, kind = HELD[case.family]
+        fields[name] = kind(**own(case.nested))
     kwargs: dict[str, Any] = {"dt": case.dt}
     if case.suffix == "" and case.family != "IAF":
         kwargs["record_states"] = case.record
@@ -219,10 +223,11 @@ def assert_equal(case: Case, got: dict[str, Any], want: dict[str, Any], exact: b
                 assert torch.equal(a, b), kind
             else:
                 torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+    steep = case.family == "Izhikevich"  # whose gradients are ill-conditioned, see docs/numerics.md
     for a, b in zip(got["grads"], want["grads"], strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         # sums over samples and steps show fp32 rounding of their own
-        rough = 1e-4 if a.numel() < want["out"][0][0].numel() or not exact else 1e-5
+        rough = 1e-4 if a.numel() < want["out"][0][0].numel() or not exact or steep else 1e-5
         tolerance = (rough if a.dtype is torch.float32 else 1e-10) * max(b.abs().max().item(), 1.0)
         assert (a - b).abs().max().item() <= tolerance
 

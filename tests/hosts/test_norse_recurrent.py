@@ -87,7 +87,7 @@ def assert_same(a: Any, b: Any, carried: bool, steps: int = T) -> None:
 
 @pytest.mark.parametrize("carried", [False, True])
 @pytest.mark.parametrize("suffix", ["Recurrent", "RecurrentCell"])
-@pytest.mark.parametrize("family", ["LIF", "LIFEx", "LIFAdEx", "LSNN", "Izhikevich", "LIFRefrac"])
+@pytest.mark.parametrize("family", ["LIF", "LIFEx", "LIFAdEx", "LSNN", "Izhikevich", "LIFRefrac", "LIFAdExRefrac"])
 def test_recurrent_layers_equal_norse(family: str, suffix: str, carried: bool) -> None:
     a = make(family + suffix)
     b = plugin_accel.convert(make(family + suffix), strict=True)
@@ -97,14 +97,24 @@ def test_recurrent_layers_equal_norse(family: str, suffix: str, carried: bool) -
 @pytest.mark.parametrize("record", [False, True])
 @pytest.mark.parametrize("method", ["super", "tanh"])
 def test_options_of_recurrent_layers(record: bool, method: str) -> None:
-    def build() -> Any:
+    def build(name: str = "LIFRecurrent", **options: Any) -> Any:
         p = nt.LIFParameters(
             tau_mem_inv=nn.Parameter(torch.full((N,), 90.0)),
             v_th=nn.Parameter(torch.tensor(0.7)),
             method=method,
             alpha=torch.tensor(1.5),
         )
-        return make("LIFRecurrent", p=p, record_states=record, autapses=True, dt=0.002)
+        return make(name, p=p, autapses=True, dt=0.002, **options)
+
+    for given in ({"record_states": record}, {"name": "LIFRecurrentCell"}):
+        assert_same(build(**given), plugin_accel.convert(build(**given), strict=True), carried=True)
+
+
+def test_learned_parameters_of_a_cell_that_hears() -> None:
+    def build() -> Any:
+        torch.manual_seed(3)
+        p = BEHAVIOUR.p._replace(tau_inv=nn.Parameter(torch.tensor(250.0)), bias=nn.Parameter(torch.full((N,), 140.0)))
+        return nt.IzhikevichRecurrentCell(IN, N, BEHAVIOUR._replace(p=p))
 
     assert_same(build(), plugin_accel.convert(build(), strict=True), carried=True)
 
@@ -135,7 +145,9 @@ def test_gradient_of_autapses_stays_zero() -> None:
     assert layer.recurrent_weights.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["LIFRecurrent", "LSNNRecurrent", "LSNNRecurrentCell", "LIFRefracRecurrent"])
+@pytest.mark.parametrize(
+    "name", ["LIFRecurrent", "LSNNRecurrent", "LSNNRecurrentCell", "LIFRefracRecurrent", "LIFAdExRefracRecurrent"]
+)
 def test_reference_backend(name: str) -> None:
     with plugin_accel.use_backend("reference"):
         assert_same(make(name), plugin_accel.convert(make(name), strict=True), carried=True)

@@ -24,11 +24,12 @@ SURROGATES = [
     Surrogate("erfc", (1.25,)),
 ]
 VARIANTS = [(name, kind) for name, kinds in KINDS.items() for kind in kinds]
-EXPONENTIAL = ("lif_ex", "adex")
+EXPONENTIAL = ("lif_ex", "adex", "adex_refrac")
 VALUES = {
     "k_mem": 0.25, "k_syn": -0.375, "k_ada": 0.125, "v_leak": 0.0625, "v_th": 0.5, "v_reset": -0.125, "delta_t": 0.5,
     "a_current": 0.75, "a_spike": 0.25, "beta": 0.5, "rho_reset": 2.0, "slope": 1.0, "recurrent": 0.125,
     "sq": 0.0625, "mn": 0.5, "bias": 0.25, "k": 0.25, "k_a": 0.125, "b": 0.25, "c": -0.25, "d": 0.125,
+    "k_e": -0.25, "k_i": -0.125, "g_l": 0.5, "e_exc": 2.0, "e_inh": -1.0, "v_rest": 0.125,
 }  # fmt: skip
 
 
@@ -102,7 +103,9 @@ def test_every_variant_equals_the_reference(variant: tuple[str, str], dtype: tor
 
 
 @pytest.mark.parametrize(
-    "kind", ["lif_detached", "lif_ex", "adex", "lsnn_detached", "izhikevich", "refrac_detached"], ids=str
+    "kind",
+    ["lif_detached", "lif_ex", "adex", "lsnn_detached", "izhikevich", "refrac_detached", "adex_refrac"],
+    ids=str,
 )
 def test_recurrent_steps_equal_the_reference(kind: str) -> None:
     neuron = next(ALL[name] for name, kinds in KINDS.items() if kind in kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -46,23 +47,29 @@ class Run(NamedTuple):
         outputs: What the calls return, in their structure, each tensor stacked over time: ``[T, ...]``.
         states: The states after the last step: qualified name of the layer to buffer name to tensor.
         recordings: What the layers named by ``record`` returned first (their spikes), ``[T, ...]``.
+        state: The last state of a network that is handed its state, as Norse's are; ``outputs`` is without it.
     """
 
     outputs: Any
     states: dict[str, dict[str, Tensor]]
     recordings: dict[str, Tensor]
+    state: Any = None
 
 
-def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable[str] = ()) -> Run:
+def run(net: nn.Module, x: Tensor, *, state: Any = None, chunk: int | None = None, record: Iterable[str] = ()) -> Run:
     """Runs a network with hidden states over a sequence; the same as calling it once per step.
 
     A ``Sequential`` (nested ones included) is run layer by layer at once. Any other module is run step by step and
     recorded the first two times, and fused from the third on, like :func:`~plugin_accel.fused`. States continue from
     where they are: reset them first.
 
+    A network whose ``forward(x, state)`` gives output and state, as Norse's cells and ``SequentialState``, is handed at
+    each step the state of the step before.
+
     Args:
-        net: The network, converted. It takes the input of one step and keeps its states itself.
+        net: The network, converted. It takes the input of one step, and keeps its states itself or is handed them.
         x: The input of all steps, ``[T, ...]``.
+        state: The first state of a network that is handed its state; ``None`` for its own.
         chunk: Run this many steps at a time, so that what a layer gives for all steps need not be in memory at once.
         record: Qualified names of layers of a ``Sequential`` whose first results to keep.
 
@@ -70,7 +77,7 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         Results, last states and recordings.
 
     Raises:
-        TypeError: If ``net`` is no module, or ``x`` no tensor.
+        TypeError: If ``net`` is no module, ``x`` no tensor, or ``state`` is given and ``net`` takes none.
         ValueError: If ``x`` has no time steps, ``chunk`` is no positive number, or ``record`` names no layer.
     """
     _check(net, x)
@@ -84,11 +91,18 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         raise ValueError(
             f"run: expected record to name layers of a Sequential, got {sorted(missing)}; see named_modules()"
         )
+    handed = "state" in signature(type(net).forward).parameters
+    if state is not None and not handed:
+        raise TypeError(f"run: expected no state for {type(net).__name__}, got one; its layers keep theirs")
     layers = Layers()
     recordings: dict[str, list[Tensor]] = {name: [] for name in names}
     parts = []
     for piece in [x] if chunk is None else x.split(chunk):
-        if _is_plain(net, layers):
+        if handed:
+            engine = vars(net).setdefault(RUNNER, Engine())
+            outputs, state = engine.call(_hand_on, (net, piece, state), {}, [net])
+            parts.append(outputs)
+        elif _is_plain(net, layers):
             parts.append(_layer_by_layer(net, piece, layers, recordings))
         else:
             engine = vars(net).setdefault(RUNNER, Engine())
@@ -103,7 +117,7 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
         for name, module in net.named_modules()
         if layers.owner(module) is not None
     }
-    return Run(outputs, states, {name: torch.cat(pieces) for name, pieces in recordings.items()})
+    return Run(outputs, states, {name: torch.cat(pieces) for name, pieces in recordings.items()}, state)
 
 
 def _check(net: object, x: object) -> None:
@@ -114,6 +128,15 @@ def _check(net: object, x: object) -> None:
 
 def _loop(net: nn.Module, x: Tensor) -> Any:
     return _stacked([net(x_t) for x_t in x])
+
+
+def _hand_on(net: nn.Module, x: Tensor, state: Any) -> Any:
+    state = tree_map(lambda leaf: leaf, state)  # Norse writes into the lists that it is handed
+    outputs = []
+    for x_t in x:
+        out, state = net(x_t, state)
+        outputs.append(out)
+    return _stacked(outputs), state
 
 
 def _stacked(results: list[Any]) -> Any:

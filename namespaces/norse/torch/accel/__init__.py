@@ -25,6 +25,9 @@ from plugin_accel.hosts.norse import (
     LIFAdExCell,
     LIFAdExRecurrent,
     LIFAdExRecurrentCell,
+    LIFAdExRefracCell,
+    LIFAdExRefracRecurrent,
+    LIFAdExRefracRecurrentCell,
     LIFBoxCell,
     LIFCell,
     LIFEx,
@@ -40,6 +43,7 @@ from plugin_accel.hosts.norse import (
     LSNNRecurrent,
     LSNNRecurrentCell,
 )
+from plugin_accel.hosts.norse_products import CobaLIFCell, LIFMCRecurrentCell, LIFMCRefracRecurrentCell, LILinearCell
 
 
 def __getattr__(name: str) -> Any:
