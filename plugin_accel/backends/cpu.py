@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
-from plugin_accel.backends import cpu_sequence, cpu_step
+from plugin_accel.backends import cpu_linear, cpu_sequence, cpu_step
 from plugin_accel.backends.cpu_arguments import Parameter, alike_of, static_of
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
@@ -64,6 +65,13 @@ def _state(layout: Layout, dtype: torch.dtype) -> Tensor:
     if layout.elements * dtype.itemsize >= _POOLED_BYTES and prod(layout.state_shape) * dtype.itemsize >= _POOLED_BYTES:
         return _pooled(layout.state_shape, layout.state_strides, dtype)
     return torch.empty_strided(layout.state_shape, layout.state_strides, dtype=dtype, device=_CPU)
+
+
+def _matrix(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory of two dimensions."""
+    if shape[0] * shape[1] * dtype.itemsize >= _POOLED_BYTES:
+        return _pooled(shape, (shape[1], 1), dtype)
+    return torch.empty(shape, dtype=dtype, device=_CPU)
 
 
 def _row(t: Tensor, rows: tuple[int, int, int]) -> Row:
@@ -215,6 +223,23 @@ class CpuBackend:
                 ]
             ),
         )
+
+    @contextmanager
+    def amid_others(self) -> Iterator[None]:
+        """Around the forward calls of a network's layers: large outputs then bypass the caches, which others need.
+
+        What a call writes is fetched into the caches before it is overwritten, unless it was there from the call
+        before, as it is where one layer is called again and again, but not in a network.
+        """
+        before = _C.set_amid_others(True)
+        try:
+            yield
+        finally:
+            _C.set_amid_others(before)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`torch.nn.functional.linear` for many rows, differentiably; see `cpu_linear`."""
+        return cpu_linear.linear(_matrix, x, weight, bias)
 
     def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
         """A single step to be called again and again; see `neurons.prepared`."""
