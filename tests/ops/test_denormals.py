@@ -1,4 +1,4 @@
-"""Numbers below the smallest normal one: kept by what runs forward, zero in what runs backward, nobody else's business."""
+"""Numbers below the smallest normal one: kept by what runs forward, zero in what runs backward."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_forward_keeps_them() -> None:
 def test_backward_takes_them_for_zero() -> None:
     mine = plugin_accel.convert(snn.Leaky(0.5))
     x = torch.rand(2, 600, requires_grad=True)
-    spikes, mem = mine(x, torch.zeros(2, 600))
+    _spikes, mem = mine(x, torch.zeros(2, 600))
     (gradient,) = torch.autograd.grad(mem, x, torch.tensor([TINY, 1.0]).view(2, 1).expand(2, 600), retain_graph=True)
     assert not gradient[0].any() and bool((gradient[1] == 1).all())
     assert denormals_live()

@@ -1,0 +1,33 @@
+"""A sinabs layer that a user's loop calls with one time step each: all calls as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from plugin_accel.hosts.sequences import Refused, SequenceResult
+from plugin_accel.hosts.sinabs_call import lif_call, own_states, shape_states
+
+
+def sequence(
+    module: nn.Module, x: Tensor, states: Sequence[Tensor | None], *, record: Sequence[bool]
+) -> SequenceResult:
+    """Calls of LIF, IAF or ExpLeak with one step each, `x` [T, batch, 1, ...]; see `plugin_accel.hosts.sequences`."""
+    layer: Any = module
+    if x.dim() < 3 or x.shape[2] != 1 or len(x) == 0:
+        raise Refused(f"calls of one time step each can be one, got inputs of shape {tuple(x.shape[1:])}")
+    if layer.record_states:
+        raise Refused("states are recorded, which each call does anew")
+    data = x.squeeze(2)
+    state_shape = tuple(data.shape[1:])
+    call = lif_call(layer, data, state_shape, 0)
+    shape_states(layer, state_shape)
+    result = call.run(data, own_states(layer, call))
+    last = dict(zip(call.names, result.last, strict=True))
+    layer._buffers.update(last)
+    layer.__dict__.update(recordings={}, firing_rate=result.out[-1].mean())
+    if "i_syn" not in last:  # without a synapse sinabs leaves a plain None behind
+        layer.__dict__["i_syn"] = None
+    return SequenceResult((result.out.unsqueeze(2),), ())
