@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sinabs
 import sinabs.layers as sl
 import snntorch as snn
@@ -134,8 +135,6 @@ def test_slstm_and_alpha() -> None:
 
 
 def test_norse() -> None:
-    import pytest
-
     norse = pytest.importorskip("norse.torch")
 
     class Norse(nn.Module):
@@ -157,3 +156,25 @@ def test_norse() -> None:
 
     table = _compare(lambda: grid(Norse()))
     assert "lif1 LIFCell" in table and "fc2 linear" in table
+
+
+def test_norse_sequential_state() -> None:
+    norse = pytest.importorskip("norse.torch")
+
+    class Norse(nn.Module):
+        """The states of all layers as one list, which the loop hands on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = norse.SequentialState(nn.Linear(N, 6), norse.LIFCell(), nn.Linear(6, 4), norse.LIFAdExCell())
+
+        def forward(self, x):
+            state, rec = None, []
+            for t in range(x.shape[1]):
+                z, state = self.net(x[:, t] * 20, state)
+                rec.append(z)
+            return torch.stack(rec), state
+
+    table = _compare(lambda: grid(Norse()))
+    assert how(table, "net.1 LIFCell") == how(table, "net.3 LIFAdExCell") == "as a sequence"
+    assert how(table, "net.0 linear") == how(table, "net.2 linear") == "all steps at once"
