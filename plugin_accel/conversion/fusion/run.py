@@ -57,8 +57,9 @@ def run(net: nn.Module, x: Tensor, *, chunk: int | None = None, record: Iterable
     """Runs a network with hidden states over a sequence; the same as calling it once per step.
 
     A ``Sequential`` (nested ones included) is run layer by layer at once. Any other module is run step by step and
-    recorded the first two times, and fused from the third on, like :func:`~plugin_accel.fused`. States continue from
-    where they are: reset them first.
+    recorded the first two times, and fused from the third on, like :func:`~plugin_accel.fused`; with ``chunk``, each
+    chunk counts as a time, so that most of the first call is fused already. States continue from where they are: reset
+    them first.
 
     Args:
         net: The network, converted. It takes the input of one step and keeps its states itself.
