@@ -254,8 +254,8 @@ sequence = sinabs_sequence.sequence
 
 def has_sequence(module: nn.Module) -> bool:
     """Whether `sequence` knows this layer, which is converted."""
-    # Recurrent layers and ALIF forget some of their state between calls, the squeezing ones have time in the batch.
-    return isinstance(module, LIF) and not isinstance(module, SqueezeMixin)
+    # Recurrent layers forget their spikes between calls, the squeezing ones have time in the batch.
+    return isinstance(module, (LIF, ALIF)) and not isinstance(module, SqueezeMixin)
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {

@@ -34,13 +34,14 @@ class Sinabs(nn.Module):
 
 
 class SinabsDeep(nn.Module):
-    """LIF with a synapse, IAF and ExpLeak; images; states that carry on from call to call."""
+    """LIF with a synapse, IAF, ALIF and ExpLeak; images; states that carry on from call to call."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 3)
         self.lif = sl.LIF(tau_mem=10.0, tau_syn=5.0, norm_input=False)
         self.fc1, self.iaf = nn.Linear(48, 6), sl.IAF(min_v_mem=-1.0)
+        self.alif = sl.ALIF(tau_mem=10.0, tau_adapt=20.0, norm_input=False)
         self.fc2, self.out = nn.Linear(6, 4), sl.ExpLeak(tau_mem=20.0)
 
     def forward(self, x):
@@ -49,7 +50,7 @@ class SinabsDeep(nn.Module):
         rec, rate = [], 0
         for t in range(T):
             cur = self.lif(self.conv(images[:, t]).unsqueeze(1)).flatten(2)
-            cur = self.iaf(self.fc1(cur))
+            cur = self.alif(2 * self.iaf(self.fc1(cur)))
             rate = rate + cur.mean()
             rec.append(self.out(self.fc2(cur)).squeeze(1))
         return torch.stack(rec, 1), rate
@@ -101,7 +102,9 @@ def test_sinabs() -> None:
 
 def test_sinabs_layers_as_sequences() -> None:
     table = _compare(lambda: grid(SinabsDeep()))
-    assert [how(table, name) for name in ("lif LIF", "iaf IAF", "out ExpLeak")] == ["as a sequence"] * 3, table
+    assert [how(table, name) for name in ("lif LIF", "iaf IAF", "alif ALIF", "out ExpLeak")] == ["as a sequence"] * 4, (
+        table
+    )
 
 
 def test_sinabs_firing_rate_is_that_of_the_last_step() -> None:
