@@ -132,6 +132,28 @@ def test_sinabs_recordings_stay_those_of_a_step() -> None:
     assert "step by step" in how(engine_of(mine).table, "iaf IAF")
 
 
+def test_norse_sequential_state() -> None:
+    norse = pytest.importorskip("norse.torch")
+
+    class Norse(nn.Module):
+        """The states of all layers as one list, which the loop hands on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = norse.SequentialState(nn.Linear(N, 6), norse.LIFCell(), nn.Linear(6, 4), norse.LIFAdExCell())
+
+        def forward(self, x):
+            state, rec = None, []
+            for t in range(x.shape[1]):
+                z, state = self.net(x[:, t] * 20, state)
+                rec.append(z)
+            return torch.stack(rec), state
+
+    table = _compare(lambda: grid(Norse()))
+    assert how(table, "net.1 LIFCell") == how(table, "net.3 LIFAdExCell") == "as a sequence"
+    assert how(table, "net.0 linear") == how(table, "net.2 linear") == "all steps at once"
+
+
 def test_slstm_and_alpha() -> None:
     table = _compare(lambda: grid(SLSTM()))
     assert "lstm SLSTM" in table and "lif Alpha" in table
@@ -159,25 +181,3 @@ def test_norse() -> None:
 
     table = _compare(lambda: grid(Norse()))
     assert "lif1 LIFCell" in table and "fc2 linear" in table
-
-
-def test_norse_sequential_state() -> None:
-    norse = pytest.importorskip("norse.torch")
-
-    class Norse(nn.Module):
-        """The states of all layers as one list, which the loop hands on."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = norse.SequentialState(nn.Linear(N, 6), norse.LIFCell(), nn.Linear(6, 4), norse.LIFAdExCell())
-
-        def forward(self, x):
-            state, rec = None, []
-            for t in range(x.shape[1]):
-                z, state = self.net(x[:, t] * 20, state)
-                rec.append(z)
-            return torch.stack(rec), state
-
-    table = _compare(lambda: grid(Norse()))
-    assert how(table, "net.1 LIFCell") == how(table, "net.3 LIFAdExCell") == "as a sequence"
-    assert how(table, "net.0 linear") == how(table, "net.2 linear") == "all steps at once"
