@@ -103,3 +103,22 @@ def test_loops_train_alike(loops: Path, net: str) -> None:
     assert fused["losses"] == pytest.approx(host["losses"], rel=1e-4)
     picture = (loops / f"snntorch_{net}.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+def test_gallery_of_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry is fused, or left alone, as the gallery says; outputs and gradients are the host's."""
+    pytest.importorskip("snntorch")
+    command = [sys.executable, str(EXAMPLES / "snntorch_loops.py"), "--quick", "--threads", "1", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "snntorch_loops.json").read_text())
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from loops import GALLERY
+
+    assert results.keys() == GALLERY.keys()
+    for name, (*_, fuses) in GALLERY.items():
+        assert (results[name]["reason"] == "") == fuses, (name, results[name]["reason"])
+        # Products over all steps may round otherwise than products of one step.
+        assert results[name]["error"] <= 1e-5, name
+    picture = (tmp_path / "snntorch_loops.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000

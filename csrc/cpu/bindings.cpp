@@ -244,6 +244,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &isa, "the instruction set in use");
   m.def("isas", &usable_isas, "those this machine can run, slowest first");
   m.def("set_isa", &set_isa);
+  m.def("set_amid_others", &set_amid_others);
+  m.def("flush_denormals", &flush_denormals, "for this thread and its OpenMP threads; the modes they had");
+  m.def("set_float_modes", &set_float_modes);
   m.def("openmp", &openmp);
   m.def("compiler", &compiler);
   m.def("pool_trim", &pool::trim, "free the memory kept for recycling");

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 #endif
 
+#include "denormals.h"
 #include "pool.h"
 
 using pool::Block;
@@ -72,8 +74,20 @@ size_t cache_bytes() {
   return size_t(32) << 20;
 }
 
-bool exceeds_cache(const Problem& p, int streams, size_t element_bytes) {
-  return static_cast<size_t>(p.outer * p.time * p.inner) * element_bytes * static_cast<size_t>(streams) > cache_bytes();
+// Size of the caches that each processor has for itself, or what is common.
+size_t own_cache_bytes(int threads) {
+  size_t each = size_t(1) << 20;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (size > 0) each = static_cast<size_t>(size);
+#endif
+  return std::min(cache_bytes(), each * static_cast<size_t>(std::max(threads, 1)));
+}
+
+thread_local bool amid_others = false;
+
+bool exceeds(size_t cache, const Problem& p, int streams, size_t element_bytes) {
+  return static_cast<size_t>(p.outer * p.time * p.inner) * element_bytes * static_cast<size_t>(streams) > cache;
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -117,6 +131,19 @@ void each_tile(const Plan& plan, const Body& body) {
   }
 #endif
   for (int64_t i = 0; i < tiles; ++i) body(i, 0);
+}
+
+// Calls body(item) for every item, each in a thread of its own, the same for the same number of items.
+template <class Body>
+void each_thread(std::vector<uint64_t>& items, const Body& body) {
+#if defined(_OPENMP)
+  if (items.size() > 1) {
+#pragma omp parallel num_threads(static_cast<int>(items.size()))
+    body(items[static_cast<size_t>(omp_get_thread_num())]);
+    return;
+  }
+#endif
+  body(items[0]);
 }
 
 // Sum in an order that is the same for every thread count: eight running sums.
@@ -175,6 +202,21 @@ bool openmp() {
 
 bool in_forked_child() { return forked(); }
 
+bool set_amid_others(bool on) { return std::exchange(amid_others, on); }
+
+std::vector<uint64_t> flush_denormals(int threads) {
+  std::vector<uint64_t> before(static_cast<size_t>(forked() ? 1 : std::max(threads, 1)));
+  each_thread(before, [](uint64_t& mode) {
+    mode = float_mode();
+    set_float_mode(mode | kFlushMode);
+  });
+  return before;
+}
+
+void set_float_modes(std::vector<uint64_t> modes) {
+  each_thread(modes, [](uint64_t& mode) { set_float_mode(mode); });
+}
+
 const Kernels& find(const Variant& v) {
   for (int i = chosen().load(); i >= 0; --i)  // a set leaves out what an older one does as well
     if (const Kernels* k = isas()[static_cast<size_t>(i)].find(v)) return *k;
@@ -215,7 +257,8 @@ void run_forward(const Variant& v, Problem p, int threads, void* mean) {
   const Block sums(mean ? sizeof(double) * static_cast<size_t>(columns) : 0);
   p.column_sum = reinterpret_cast<double*>(sums.data());
   if (columns > 0) {
-    p.stream = exceeds_cache(p, p.kept.data ? 2 : 1, k.element_bytes);
+    const size_t cache = amid_others ? own_cache_bytes(threads) : cache_bytes();
+    p.stream = exceeds(cache, p, p.kept.data ? 2 : 1, k.element_bytes);
     const Plan cut = plan(p, threads, kTileColumns);
     const size_t ws_bytes = (k.workspace_bytes + 4095) / 4096 * 4096;
     const Block workspaces(ws_bytes * static_cast<size_t>(cut.threads));
@@ -239,7 +282,7 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
   const Block sums(sizeof(double) * static_cast<size_t>(columns) * static_cast<size_t>(wanted.count));
   place_sums(k, gradients, reinterpret_cast<double*>(sums.data()), p);
   if (columns > 0) {
-    p.stream = exceeds_cache(p, 1, k.element_bytes);
+    p.stream = exceeds(cache_bytes(), p, 1, k.element_bytes);
     int64_t limit = kTileColumns;
     const size_t column_bytes = static_cast<size_t>(p.time) * static_cast<size_t>(k.states) * k.element_bytes;
     if (k.replay[level] && column_bytes > 0)
@@ -251,6 +294,7 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
     const size_t each = ws_bytes + scratch_bytes;
     const Block memory(each * static_cast<size_t>(cut.threads));
     each_tile(cut, [&](int64_t i, int thread) {
+      const FlushDenormals flush;
       char* mine = memory.data() + each * static_cast<size_t>(thread);
       k.backward(p, cut.at(i, p), mine, mine + ws_bytes, level);
     });

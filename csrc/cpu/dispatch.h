@@ -1,5 +1,6 @@
 // Cuts a call into tiles, spreads them over threads, and sums parameter gradients in a fixed order.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,14 @@ std::string isa();
 void set_isa(const std::string& name);  // throws std::invalid_argument
 bool openmp();
 bool in_forked_child();  // where OpenMP's threads are gone
+
+// Whether this thread's forward calls are those of a network whose other layers use the caches in between: what one
+// writes is gone from them when backward reads it, and what it writes to was not there before. Gives what was.
+bool set_amid_others(bool on);
+
+// What `FlushDenormals` does, for this thread's OpenMP threads until they are given their modes back.
+std::vector<uint64_t> flush_denormals(int threads);
+void set_float_modes(std::vector<uint64_t> modes);
 
 const Kernels& find(const Variant&);  // throws std::invalid_argument
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 
 import torch
 from torch import Tensor
 
 from plugin_accel import _C
-from plugin_accel.backends import cpu_recurrent, cpu_sequence, cpu_step
+from plugin_accel.backends import cpu_linear, cpu_recurrent, cpu_sequence, cpu_step
 from plugin_accel.backends.cpu_arguments import Parameter, alike_of, static_of
 from plugin_accel.backends.cpu_memory import POOLED_BYTES, pooled
 from plugin_accel.hookspecs import hookimpl
@@ -212,6 +213,23 @@ class CpuBackend:
 
     recurrent_forward = staticmethod(cpu_recurrent.forward)
     recurrent_backward = staticmethod(cpu_recurrent.backward)
+
+    @contextmanager
+    def amid_others(self) -> Iterator[None]:
+        """Around the forward calls of a network's layers: large outputs then bypass the caches, which others need.
+
+        What a call writes is fetched into the caches before it is overwritten, unless it was there from the call
+        before, as it is where one layer is called again and again, but not in a network.
+        """
+        before = _C.set_amid_others(True)
+        try:
+            yield
+        finally:
+            _C.set_amid_others(before)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`torch.nn.functional.linear` for many rows, differentiably; see `cpu_linear`."""
+        return cpu_linear.linear(x, weight, bias)
 
     def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
         """A single step to be called again and again; see `neurons.prepared`."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -18,9 +21,9 @@ def pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
     return made
 
 
-def empty(shape: tuple[int, ...]) -> Tensor:
-    """Uninitialised fp32 memory, dense."""
-    strides = contiguous_strides(shape)
-    if shape[0] * strides[0] * 4 >= POOLED_BYTES:
-        return pooled(shape, strides, torch.float32)
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
+def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uninitialised memory, dense."""
+    sizes = tuple(shape)
+    if prod(sizes) * dtype.itemsize >= POOLED_BYTES:
+        return pooled(sizes, contiguous_strides(sizes), dtype)
+    return torch.empty(sizes, dtype=dtype, device="cpu")

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 import sinabs.layers as sl
 import torch
-from sinabs.layers import alif
+from sinabs.layers import SqueezeMixin, alif
 from torch import Tensor, nn
 
-from plugin_accel.hosts import sinabs_options
+from plugin_accel.hosts import sinabs_options, sinabs_sequence
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_call import (
     alif_call,
@@ -188,6 +188,15 @@ class ALIFRecurrent(sl.ALIFRecurrent):
         states = {"v_mem": last["v_mem"], "b": b, "spike_threshold": _threshold_after(self, b)}
         _assign(self, states, recordings=made, firing_rate=out.sum() / out.numel())
         return out
+
+
+sequence = sinabs_sequence.sequence
+
+
+def has_sequence(module: nn.Module) -> bool:
+    """Whether `sequence` knows this layer, which is converted."""
+    # Recurrent layers forget their spikes between calls, the squeezing ones have time in the batch.
+    return isinstance(module, (LIF, ALIF)) and not isinstance(module, SqueezeMixin)
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {

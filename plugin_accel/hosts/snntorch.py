@@ -161,6 +161,8 @@ def sequence(
     form = _form(module)
     if form is None:
         raise Refused(f"{type(module).__name__} has no kernel for sequences")
+    count = len(form.states)  # a layer with hidden states may return none of them
+    record = (*record, *[False] * count)[:count]
     if form.recurrent:
         spikes, last, records = recurrent_sequence(form, layer, x, states, record)
         last = (layer._buffers["spk"], *last)

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from plugin_accel import _C
+from plugin_accel.backends.cpu_memory import empty
 from plugin_accel.layers.egru_call import Inputs, Options, Result, result_shapes
 
-POOLED_BYTES = 1 << 16
-"""Below this a fresh allocation costs no page fault worth saving."""
 FEW_FEATURES = 8
 """Up to here the loops form the product with the input themselves: [T, B, 3H] is then never written."""
-
-
-def _make(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Uninitialised dense memory, recycled where it is large."""
-    if prod(shape) * dtype.itemsize < POOLED_BYTES:
-        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
-    strides, step = [0] * len(shape), 1
-    for i in range(len(shape) - 1, -1, -1):
-        strides[i] = step
-        step *= shape[i]
-    made: Tensor = from_dlpack(_C.empty(tuple(shape), tuple(strides), dtype.itemsize))
-    return made
 
 
 def _address(t: Tensor | None) -> int:
@@ -69,10 +54,10 @@ class CpuEgru:
         call = _Call(inputs, options)
         drive = None
         if call.forms_product:
-            drive = _make((call.steps, call.batch, 3 * call.hidden), call.dtype)
+            drive = empty((call.steps, call.batch, 3 * call.hidden), call.dtype)
             torch.mm(call.flat(call.inputs.x), call.inputs.kernel, out=call.flat(drive))
-        out = [_make(shape, call.dtype) for shape in result_shapes(inputs, record)]
-        saved = _make((call.steps, call.batch, 5, call.hidden) if save else (0,), call.dtype)
+        out = [empty(shape, call.dtype) for shape in result_shapes(inputs, record)]
+        saved = empty((call.steps, call.batch, 5, call.hidden) if save else (0,), call.dtype)
         counts = torch.empty(2, dtype=torch.float64, device="cpu")
         _C.egru_forward(
             *call.arguments(drive), tuple(_address(t) for t in (*out, saved, counts)), torch.get_num_threads()
@@ -91,11 +76,11 @@ class CpuEgru:
         call = _Call(inputs, options)
         want = Inputs(*wanted)  # type: ignore[arg-type]
         incoming = [None if g is None else g.contiguous() for g in grads]
-        found = [_make(t.shape, call.dtype) if w else None for t, w in zip(inputs, wanted, strict=True)]
+        found = [empty(t.shape, call.dtype) if w else None for t, w in zip(inputs, wanted, strict=True)]
         to = Inputs(*found)  # type: ignore[arg-type]
         drive = None
         if call.forms_product and (want.x or want.kernel):
-            drive = _make((call.steps, call.batch, 3 * call.hidden), call.dtype)
+            drive = empty((call.steps, call.batch, 3 * call.hidden), call.dtype)
         # The library tells by the presence of a drive whether it forms the product; it does not read it here.
         few = not call.forms_product
         outgoing = (drive, to.x if few else None, to.y, to.h, to.trace, to.kernel if few else None, *to[2:6])

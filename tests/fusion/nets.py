@@ -153,10 +153,26 @@ def draw_net(seed: int) -> Spec:
     results = []
     for index in range(draw.randint(1, 3)):
         value = draw.choice(collected)
-        form = draw.choice(["stack", "stack", "stack1", "list", "sum", "mean", "acc", "iacc", "last", "loss", "every"])
+        form = draw.choice(
+            [
+                "stack",
+                "stack",
+                "stack1",
+                "list",
+                "sum",
+                "mean",
+                "acc",
+                "iacc",
+                "last",
+                "loss",
+                "every",
+                "accs",
+                "list sum",
+            ]
+        )
         spec.words.append(form)
         rec = f"rec{index}"
-        if form in ("stack", "stack1", "list", "sum", "mean", "every"):
+        if form in ("stack", "stack1", "list", "sum", "mean", "every", "list sum"):
             before.append(f"{rec} = []")
             body.append(f"if step % 2 == 0: {rec}.append({value})" if form == "every" else f"{rec}.append({value})")
             stacked = f"torch.stack({rec})"
@@ -165,6 +181,7 @@ def draw_net(seed: int) -> Spec:
                 "list": rec,
                 "sum": f"{stacked}.sum(0)",
                 "mean": f"{stacked}.mean(dim=0)",
+                "list sum": f"sum({rec})",
             }
             results.append(made.get(form, stacked))
         elif form in ("acc", "iacc"):
@@ -175,6 +192,10 @@ def draw_net(seed: int) -> Spec:
                 else f"{rec} = {value}.clone() if {rec} is None else {rec}.add_({value})"
             )
             results.append(rec)
+        elif form == "accs":
+            before += [f"{rec} = {draw.choice(['0', '0.5', 'torch.zeros(())'])}", f"{rec}s = []"]
+            body += [f"{rec} = {value} + {rec}", f"{rec}s.append({rec})"]
+            results += [f"torch.stack({rec}s)", rec] if draw.random() < 0.5 else [f"torch.stack({rec}s)"]
         elif form == "last":
             results.append(value)
         else:

@@ -139,6 +139,9 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     net(x_of())
     shown = capsys.readouterr().out
     assert "calls before" in shown and f"{T}             1" in shown and "once: the same at every step" in shown
+    net(x_of())  # a layer refuses, which is known only now
+    shown = capsys.readouterr().out
+    assert "lif1 Leaky  4             4            step by step: spike_grad surrogate has no kernel" in shown
     net(x_of())
     assert capsys.readouterr().out == ""
 

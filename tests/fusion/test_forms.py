@@ -10,6 +10,7 @@ import snntorch as snn
 import torch
 import torch.nn.functional as F
 from snntorch import utils
+from snntorch.functional import quant
 from torch import nn
 
 import plugin_accel
@@ -277,6 +278,48 @@ class OneSequential(nn.Module):
         return torch.stack(spk_rec)
 
 
+class Summed(Layers):
+    """Pooling after a neuron, an embedding of time, running sums of all kinds, a prediction at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.arange(T * N).view(T, N) / 8)
+        self.fc2 = nn.Linear(3, 4)
+        self.syn = snn.Synaptic(0.5, 0.75)
+
+    def forward(self, x):
+        syn1, mem1 = self.syn.init_synaptic()
+        mem2 = self.lif2.init_leaky()
+        total, spk_sum, sums, peak, spikes, labels = 0, torch.zeros(x.size(1), 4), [], None, [], []
+        for t in range(x.shape[0]):
+            spk1, syn1, mem1 = self.syn(self.fc1(x[t] + self.embedding[t]), syn1, mem1)
+            spk2, mem2 = self.lif2(self.fc2(F.avg_pool1d(spk1.unsqueeze(1), 2).squeeze(1)), mem2)
+            total = total + mem2
+            spk_sum += spk2
+            sums.append(total)
+            peak = syn1.clone() if peak is None else syn1 + peak
+            spikes.append(spk2)
+            labels.append(spk_sum.argmax(1))
+        return total, spk_sum, torch.stack(sums), peak, sum(spikes), torch.stack(labels)
+
+
+class Quantised(Layers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif0 = snn.Leaky(0.5, state_quant=quant.state_quant(num_bits=4, uniform=True, threshold=1.0))
+        self.fc0 = nn.Linear(N, N)
+
+    def forward(self, x):
+        mem0, mem1, mem2 = self.lif0.init_leaky(), self.lif1.init_leaky(), self.lif2.init_leaky()
+        rec = []
+        for t in range(x.shape[0]):
+            spk0, mem0 = self.lif0(self.fc0(x[t]), mem0)
+            spk1, mem1 = self.lif1(self.fc1(spk0), mem1)
+            _spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            rec.append(mem2)
+        return torch.stack(rec), mem0
+
+
 class Kept(Layers):
     """States and activity kept as attributes of the module."""
 
@@ -322,6 +365,8 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "own layer, recurrent layer, per-neuron beta": (Own, _over_time),
     "one Sequential": (OneSequential, _over_time),
     "kept on the module": (Kept, _static),
+    "running sums, embedding of time, pooling after, predictions": (Summed, _over_time),
+    "quantised states": (Quantised, _over_time),
 }
 
 
@@ -351,6 +396,40 @@ def test_form(form: str, grad: bool) -> None:
     assert engine.table.count("as a sequence") >= 2, engine.table
     (row,) = plugin_accel.report(mine).loops
     assert row.status == "fused" and row.reasons == ()
+
+
+def test_running_sums_are_one_call() -> None:
+    net = plugin_accel.convert(grid(Summed()), fuse_time=True)
+    for _ in range(3):
+        net(_over_time())
+    engine = engine_of(net)
+    assert engine is not None
+    sums = [line.split() for line in engine.table.splitlines() if line.startswith("add ") and "in your order" in line]
+    assert sorted(line[1:3] for line in sums) == [[str(T - 1), "1"], *[[str(T), "1"]] * 3], engine.table
+
+
+class Tired(Layers):
+    """A running sum that the layer it sums up waits for."""
+
+    def forward(self, x):
+        mem1, mem2, total, rec = self.lif1.init_leaky(), self.lif2.init_leaky(), torch.zeros(x.shape[1], 6), []
+        for t in range(x.shape[0]):
+            spk1, mem1 = self.lif1(self.fc1(x[t]) - 0.25 * total, mem1)
+            total = total + spk1
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            rec.append(spk2)
+        return torch.stack(rec), total
+
+
+def test_a_sum_that_feeds_back() -> None:
+    theirs, mine = grid(Tired()), plugin_accel.convert(grid(Tired()), fuse_time=True)
+    for call in range(4):
+        x = _over_time()
+        expected = step(lambda: theirs(x), [], [theirs], call)
+        assert_same(step(lambda: mine(x), [], [mine], call), expected, f"call {call}")
+    engine = engine_of(mine)
+    assert engine is not None and engine.reason is None, engine.reason
+    assert "step by step: these need each other" in engine.table and "in your order" not in engine.table
 
 
 def forward_pass(net: nn.Module, num_steps: int, data: torch.Tensor) -> Any:

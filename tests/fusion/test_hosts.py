@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sinabs
 import sinabs.layers as sl
 import snntorch as snn
 import torch
@@ -32,6 +33,29 @@ class Sinabs(nn.Module):
         return torch.cat(rec, 1)
 
 
+class SinabsDeep(nn.Module):
+    """LIF with a synapse, IAF, ALIF and ExpLeak; images; states that carry on from call to call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.lif = sl.LIF(tau_mem=10.0, tau_syn=5.0, norm_input=False)
+        self.fc1, self.iaf = nn.Linear(48, 6), sl.IAF(min_v_mem=-1.0)
+        self.alif = sl.ALIF(tau_mem=10.0, tau_adapt=20.0, norm_input=False)
+        self.fc2, self.out = nn.Linear(6, 4), sl.ExpLeak(tau_mem=20.0)
+
+    def forward(self, x):
+        sinabs.reset_states(self)
+        images = x.view(B, T, 1, 4, 2).repeat(1, 1, 1, 2, 3)
+        rec, rate = [], 0
+        for t in range(T):
+            cur = self.lif(self.conv(images[:, t]).unsqueeze(1)).flatten(2)
+            cur = self.alif(2 * self.iaf(self.fc1(cur)))
+            rate = rate + cur.mean()
+            rec.append(self.out(self.fc2(cur)).squeeze(1))
+        return torch.stack(rec, 1), rate
+
+
 class SLSTM(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -47,6 +71,12 @@ class SLSTM(nn.Module):
             spk, exc, inh, out = self.lif(self.fc2(spk), exc, inh, out)
             rec.append(out)
         return torch.stack(rec), spk
+
+
+def how(table: str, name: str) -> str:
+    """What a schedule says of a layer."""
+    (line,) = [line for line in table.splitlines() if line.startswith(name)]
+    return line.split("  ")[-1].strip()
 
 
 def _compare(make) -> str:
@@ -66,7 +96,62 @@ def _compare(make) -> str:
 
 def test_sinabs() -> None:
     table = _compare(lambda: grid(Sinabs()))
-    assert "fc1 linear" in table and "all steps at once" in table
+    assert how(table, "fc1 linear") == "all steps at once"
+    assert how(table, "lif1 LIF") == "as a sequence" and how(table, "lif2 IAFRecurrent") == "step by step"
+
+
+def test_sinabs_layers_as_sequences() -> None:
+    table = _compare(lambda: grid(SinabsDeep()))
+    assert [how(table, name) for name in ("lif LIF", "iaf IAF", "alif ALIF", "out ExpLeak")] == ["as a sequence"] * 4, (
+        table
+    )
+
+
+def test_sinabs_firing_rate_is_that_of_the_last_step() -> None:
+    theirs, mine = grid(SinabsDeep()), plugin_accel.convert(grid(SinabsDeep()), fuse_time=True)
+    x = torch.randint(-2, 6, (B, T, N)) / 4
+    for _ in range(3):
+        theirs(x), mine(x)
+    for a, b in zip(theirs.modules(), mine.modules(), strict=True):
+        if isinstance(a, sl.StatefulLayer):
+            torch.testing.assert_close(b.firing_rate, a.firing_rate)
+            assert b.recordings == a.recordings == {}
+
+
+def test_sinabs_recordings_stay_those_of_a_step() -> None:
+    def make() -> nn.Module:
+        net = grid(SinabsDeep())
+        net.iaf.record_states = True
+        return net
+
+    theirs, mine = make(), plugin_accel.convert(make(), fuse_time=True)
+    x = torch.randint(-2, 6, (B, T, N)) / 4
+    for _ in range(3):
+        theirs(x), mine(x)
+    assert torch.equal(mine.iaf.recordings["v_mem"], theirs.iaf.recordings["v_mem"])
+    assert "step by step" in how(engine_of(mine).table, "iaf IAF")
+
+
+def test_norse_sequential_state() -> None:
+    norse = pytest.importorskip("norse.torch")
+
+    class Norse(nn.Module):
+        """The states of all layers as one list, which the loop hands on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = norse.SequentialState(nn.Linear(N, 6), norse.LIFCell(), nn.Linear(6, 4), norse.LIFAdExCell())
+
+        def forward(self, x):
+            state, rec = None, []
+            for t in range(x.shape[1]):
+                z, state = self.net(x[:, t] * 20, state)
+                rec.append(z)
+            return torch.stack(rec), state
+
+    table = _compare(lambda: grid(Norse()))
+    assert how(table, "net.1 LIFCell") == how(table, "net.3 LIFAdExCell") == "as a sequence"
+    assert how(table, "net.0 linear") == how(table, "net.2 linear") == "all steps at once"
 
 
 def test_slstm_and_alpha() -> None:

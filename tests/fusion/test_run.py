@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import plugin_accel
+from plugin_accel.conversion.fusion.guards import RUNNER
 from tests.fusion.comparison import assert_same, step
 from tests.fusion.test_forms import B, N, T, grid
 
@@ -49,17 +50,30 @@ def loop(net: nn.Module, x: torch.Tensor) -> Any:
 
 @pytest.mark.parametrize("chunk", [None, 1, 3])
 @pytest.mark.parametrize(
-    "make", [_sequential, lambda: _sequential(2), lambda: grid(Block())], ids=["one", "two", "block"]
+    "make",
+    [_sequential, lambda: _sequential(2), lambda: grid(Block()), lambda: grid(nn.Sequential(Block().lif2))],
+    ids=["one", "two", "block", "recurrent"],
 )
 def test_run(make: Any, chunk: int | None) -> None:
     theirs, mine = make(), plugin_accel.convert(make())
-    shape = (T, B, N) if isinstance(theirs, Block) else (T, B, 1, 6, 6)
+    shape = (T, B, N) if isinstance(theirs, Block) else (T, B, 4) if len(theirs) == 1 else (T, B, 1, 6, 6)
     for call in range(4):
         theirs.train(call != 3), mine.train(call != 3)
         x = torch.randint(-2, 6, shape, generator=torch.Generator().manual_seed(call)) / 4
         expected = step(lambda: loop(theirs, x), [], [theirs], call)
         found = step(lambda: plugin_accel.run(mine, x, chunk=chunk).outputs, [], [mine], call)
         assert_same(found, expected, f"call {call}")
+        if isinstance(mine, Block) and chunk is None and call == 2:
+            assert vars(mine)[RUNNER].reason is None, vars(mine)[RUNNER].reason
+
+
+def test_chunks_of_the_first_call_are_fused() -> None:
+    theirs, mine = grid(Block()), plugin_accel.convert(grid(Block()))
+    x = torch.randint(-2, 6, (12, B, N), generator=torch.Generator().manual_seed(0)) / 4
+    found = step(lambda: plugin_accel.run(mine, x, chunk=2).outputs, [], [mine], 0)
+    assert_same(found, step(lambda: loop(theirs, x), [], [theirs], 0))
+    engine = vars(mine)[RUNNER]
+    assert engine.calls == 6 and engine.fused_calls >= 3, engine.reason
 
 
 @pytest.mark.parametrize("chunk", [None, 3])

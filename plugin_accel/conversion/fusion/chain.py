@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["chain_call", "states_of"]
 
 
-def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, str]:
-    """Emits the calls ``members`` of one layer; gives the number of calls made, and how."""
+def chain_call(low: Lowering, members: list[int], layers: Layers) -> None:
+    """Emits the calls ``members`` of one layer."""
     nodes = [low.nodes[m] for m in members]
     steps, module = len(nodes), nodes[0].target
     first = [next(node.refs()) for node in nodes]
@@ -39,6 +39,8 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
     slots = [low.define_series(members, out) for out in range(outs)]
     record = tuple(any(Ref(member, out) in low.outside for member in members[:-1]) for out in range(1, outs))
 
+    line = low.explain(nodes[0], steps, steps, "step by step")
+
     def run(env: list[Any]) -> None:
         if sequence is not None:
             data = x(env)
@@ -46,8 +48,8 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
                 data = data.unsqueeze(0).expand(steps, *data.shape)
             try:
                 made = sequence(module, data, [get(env) for get in initial] or absent, record=record)
-            except Refused:
-                pass
+            except Refused as why:
+                line.after, line.how = steps, f"step by step: {why}"
             else:
                 # The states are what a call returns last, if it returns any; a layer that takes back its spikes has
                 # them among its states.
@@ -58,10 +60,9 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> tuple[int, 
         stepwise(env, slots, where)
 
     low.emit(run)
-    if sequence is None:
-        return steps, "step by step"
-    low.saved += steps - 1
-    return 1, "as a sequence"
+    if sequence is not None:
+        low.saved += steps - 1
+        line.after, line.how = 1, "as a sequence"
 
 
 def states_of(module: Any) -> int:

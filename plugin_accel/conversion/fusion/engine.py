@@ -27,7 +27,7 @@ _MOST_SIGNATURES = 64
 class _Variant:
     """What is known of a forward under one signature and one state of what it reads."""
 
-    __slots__ = ("guards", "misses", "modules", "program", "proven", "reason", "replay")
+    __slots__ = ("guards", "misses", "modules", "program", "proven", "reason", "replay", "table")
 
     def __init__(self) -> None:
         self.guards: Guards | None = None
@@ -37,6 +37,7 @@ class _Variant:
         self.program: Any = None
         self.reason: str | None = None
         self.replay: Replay | None = None
+        self.table = ""
 
 
 class Engine:
@@ -181,6 +182,10 @@ class Engine:
             self.fused_calls -= 1
             return function(*args, **kwargs)
         variant.proven, variant.modules = True, []
+        table = variant.replay.table()
+        if self.explain and table != variant.table:  # a layer has refused to run as a sequence
+            print(table)
+        self.table = variant.table = table
         return result
 
     def _compile(
@@ -189,7 +194,7 @@ class Engine:
         program = rewrite(recorder.program)
         variant.replay = Replay(program, schedule(program), layers)
         variant.modules = recorder.modules()
-        self.table = variant.replay.table()
+        self.table = variant.table = variant.replay.table()
         if self.explain:
             print(self.table)
 

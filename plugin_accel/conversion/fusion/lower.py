@@ -13,6 +13,7 @@ from plugin_accel.conversion.fusion.program import Node, Program, Ref, called, f
 from plugin_accel.conversion.fusion.rules import batched
 from plugin_accel.conversion.fusion.schedule import Group
 from plugin_accel.conversion.fusion.series import Series
+from plugin_accel.conversion.fusion.sums import sum_call
 from plugin_accel.conversion.fusion.values import Env, One, Values
 
 __all__ = ["Line", "Lowering"]
@@ -65,16 +66,19 @@ class Lowering(Values):
         if group.kind == "same":
             self._same_calls(group.members)
         elif group.kind == "chain" and len(group.members) > 1:
-            after = chain_call(self, group.members, self._layers)
-            self._explain(node, len(group.members), *after)
+            chain_call(self, group.members, self._layers)
+        elif group.kind == "sum":
+            sum_call(self, group.members)
+            self.saved += len(group.members) - 1
+            self.explain(node, len(group.members), 1, "summed in your order")
         elif group.kind == "region":
             for member in group.members:
                 self._single(member)
-            self._explain(node, len(group.members), len(group.members), "step by step: these need each other")
+            self.explain(node, len(group.members), len(group.members), "step by step: these need each other")
         else:
             self._single(group.members[0])
             if node.kind in ("op", "call", "host"):
-                self._explain(node, 1, 1, "as it is")
+                self.explain(node, 1, 1, "as it is")
 
     def _same_calls(self, members: list[int]) -> None:
         node, count = self.nodes[members[0]], len(members)
@@ -84,7 +88,7 @@ class Lowering(Values):
             for member in members[1:]:
                 for out in range(len(node.metas)):
                     self.slots[Ref(member, out)] = self.slots[Ref(members[0], out)]
-            self._explain(node, count, 1, "once: the same at every step")
+            self.explain(node, count, 1, "once: the same at every step")
             self.saved += count - 1
             return
         metas = [self.nodes[ref.node].metas[ref.out] for ref in node.refs()]
@@ -92,7 +96,7 @@ class Lowering(Values):
         if rule is None:
             for member in members:
                 self._single(member)
-            self._explain(node, count, count, "step by step")
+            self.explain(node, count, count, "as they are" if node.target in _STACKS else "step by step")
             return
         gets, slot = [get for _, get in operands], self.define_series(members, 0)
 
@@ -101,7 +105,7 @@ class Lowering(Values):
 
         self.emit(run)
         self.saved += count - 1
-        self._explain(node, count, 1, "all steps at once")
+        self.explain(node, count, 1, "all steps at once")
 
     def call(self, node: Node) -> Callable[[Env], Any]:
         """Makes one call as the user made it."""
@@ -196,7 +200,9 @@ class Lowering(Values):
 
     def _used_outside(self, program: Program, groups: Sequence[Group]) -> set[Ref]:
         """The tensors that are needed beyond the chain they come from."""
-        chain = {member: g for g, group in enumerate(groups) if group.kind == "chain" for member in group.members}
+        chain = {
+            member: g for g, group in enumerate(groups) if group.kind in ("chain", "sum") for member in group.members
+        }
         used = {leaf for leaf in program.outputs if type(leaf) is Ref} | {ref for _, _, ref in program.effects}
         for index, node in enumerate(program.nodes):
             for ref in node.refs():
@@ -204,10 +210,12 @@ class Lowering(Values):
                     used.add(ref)
         return used
 
-    def _explain(self, node: Node, before: int, after: int, how: str) -> None:
+    def explain(self, node: Node, before: int, after: int, how: str) -> Line:
+        """Adds a row to the explanation."""
         target = node.target
         name = type(target).__name__ if node.kind == "call" else getattr(target, "__name__", str(target)).strip("_")
         self.lines.append(Line(f"{node.label} {name}".strip(), before, after, how))
+        return self.lines[-1]
 
 
 _STACKS = (torch.stack, torch.cat, torch.concat, torch.concatenate)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
 
+from plugin_accel import plugins
 from plugin_accel.conversion.fusion.layers import Layers
 from plugin_accel.conversion.fusion.lower import Lowering
 from plugin_accel.conversion.fusion.program import Program, Unfusable
@@ -39,16 +41,21 @@ class Replay:
         self._effects = low.effects
         self._spec = program.spec
         self._lines = low.lines
+        offered = (getattr(backend, "amid_others", None) for backend in plugins.backends().values())
+        self._around = [around for around in offered if around is not None]
 
     def run(self, arguments: list[Any]) -> Any:
         """What the forward returns for these flattened arguments, with its effects."""
         env: list[Any] = [None] * self._size
         for slot, (holder, key) in self._inputs:
             env[slot] = arguments[key] if holder is None else holder[key]
-        for call, drops in self._code:
-            call(env)
-            for slot in drops:
-                env[slot] = None
+        with ExitStack() as stack:
+            for around in self._around:
+                stack.enter_context(around())
+            for call, drops in self._code:
+                call(env)
+                for slot in drops:
+                    env[slot] = None
         effects = [(holder, name, get(env)) for holder, name, get in self._effects]
         made: dict[Any, Tensor] = {}
         memory: set[int] = set()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugin_accel import plugins
 from plugin_accel.conversion.fusion import functions
 from plugin_accel.conversion.fusion.program import Meta, Node, Ref, called
 
@@ -54,6 +55,8 @@ def batched(node: Node, metas: Sequence[Meta], over_time: Sequence[bool], steps:
         return None
     if name == "instance_norm" and not _argument(node, 5, "use_input_stats", True):
         return None
+    if name == "linear" and dims >= 2 and (product := _product(node)) is not None:
+        return product
     if dims == batch or (batch <= 0 and dims >= 2):
         return _per_sample(node)
     if dims == batch - 1 or (batch == 0 and dims == 1):
@@ -75,6 +78,26 @@ def _per_sample(node: Node) -> Batched:
         result = call([x.flatten(0, 1), *values[1:]])
         over_time: Tensor = result.unflatten(0, x.shape[:2])
         return over_time
+
+    return run
+
+
+def _product(node: Node) -> Batched | None:
+    """A linear layer by a backend, whose memory for what is as long as the sequence is not fresh at each call."""
+    assert node.spec is not None
+    args, kwargs = node.spec.unflatten(list(node.leaves))
+    if not (len(args) == 3 or (len(args) == 2 and kwargs.keys() <= {"bias"})) or type(args[1]) is not Ref:
+        return None
+    device = node.metas[0].device.type
+    offered = (getattr(b, "linear", None) for b in plugins.backends().values() if device in b.devices)
+    linear = next((found for found in offered if found is not None), None)
+    if linear is None:
+        return None
+
+    def run(values: Sequence[Tensor]) -> Tensor:
+        x, weight, *bias = values
+        result: Tensor = linear(x, weight, bias[0] if bias else None)
+        return result
 
     return run
 

@@ -60,8 +60,9 @@ def run(net: nn.Module, x: Tensor, *, state: Any = None, chunk: int | None = Non
     """Runs a network with hidden states over a sequence; the same as calling it once per step.
 
     A ``Sequential`` (nested ones included) is run layer by layer at once. Any other module is run step by step and
-    recorded the first two times, and fused from the third on, like :func:`~plugin_accel.fused`. States continue from
-    where they are: reset them first.
+    recorded the first two times, and fused from the third on, like :func:`~plugin_accel.fused`; with ``chunk``, each
+    chunk counts as a time, so that most of the first call is fused already. States continue from where they are: reset
+    them first.
 
     A network whose ``forward(x, state)`` gives output and state, as Norse's cells and ``SequentialState``, is handed at
     each step the state of the step before.

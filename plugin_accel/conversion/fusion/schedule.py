@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plugin_accel.conversion.fusion.program import Node, Program, Ref, Unfusable
+from plugin_accel.conversion.fusion.sums import running_sums
 
 __all__ = ["Group", "schedule"]
 
@@ -23,7 +24,8 @@ class Group:
 
     Attributes:
         kind: ``"one"``: a single call. ``"same"``: calls that do the same to different tensors. ``"chain"``: calls of
-            a layer with a state over time. ``"region"``: calls that run one by one.
+            a layer with a state over time. ``"sum"``: additions to a running sum. ``"region"``: calls that run one by
+            one.
         members: Indices of the nodes, in the order of the program.
     """
 
@@ -41,15 +43,20 @@ def schedule(program: Program) -> list[Group]:
     needs = _needs(nodes)
     _check_states(program)
     chain_of = _chains(nodes)
-    of, groups = _group(nodes, needs, chain_of)
+    sums = running_sums(nodes)
+    of, groups = _group(nodes, needs, chain_of, sums)
     components = _components(groups, of, needs)
     circles = [c for c in components if len(c) > 1]
     if circles:
         # Groups of mere functions may have been too greedy: take those apart and look again.
         apart = {
-            member for circle in circles for g in circle if groups[g].kind == "same" for member in groups[g].members
+            member
+            for circle in circles
+            for g in circle
+            if groups[g].kind in ("same", "sum")
+            for member in groups[g].members
         }
-        of, groups = _group(nodes, needs, chain_of, apart)
+        of, groups = _group(nodes, needs, chain_of, sums, apart)
         components = _components(groups, of, needs)
     _check_gradients(program, of)
     merged: list[Group] = []
@@ -164,7 +171,11 @@ def _follows(nodes: list[Node], previous: int, index: int) -> bool:
 
 
 def _group(
-    nodes: list[Node], needs: list[list[int]], chain_of: dict[int, int], apart: set[int] | None = None
+    nodes: list[Node],
+    needs: list[list[int]],
+    chain_of: dict[int, int],
+    sums: dict[int, int],
+    apart: set[int] | None = None,
 ) -> tuple[list[int], list[Group]]:
     """Puts each node into a group; nodes with equal keys are together unless one depends on another."""
     reached = _reached(nodes, list(range(len(nodes))))
@@ -181,6 +192,8 @@ def _group(
         if index in chain_of:
             identity: Any = ("chain", chain_of[index])
             kind = "chain"
+        elif index in sums and not (apart and index in apart):
+            identity, kind = ("sum", sums[index]), "sum"
         elif node.kind == "op" and not node.random and not (apart and index in apart):
             identity = (node.key, rank.get(node.key, 0), reached[index])
             kind = "same"
