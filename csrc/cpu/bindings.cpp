@@ -13,6 +13,7 @@
 
 namespace py = pybind11;
 
+void bind_conv(py::module_&);
 void bind_egru(py::module_&);
 
 namespace {
@@ -187,5 +188,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_limit", &pool::limit);
   m.def("pool_kept_bytes", &pool::kept_bytes);
   m.def("pool_used_bytes", &pool::used_bytes);
+  bind_conv(m);
   bind_egru(m);
 }
