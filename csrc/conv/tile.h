@@ -13,102 +13,118 @@ using V = egru::PA_ISA::Vec<float>;
 #endif
 constexpr int kVectors = PA_CONV_VECTORS;
 constexpr int64_t kPanel = kVectors * V::width;
-constexpr int64_t kPlaces = 64;  // places of the output on their way between the two orders
+constexpr int kBatch = 16;       // entries copied together
+constexpr int64_t kPlaces = 64;  // places of the output at a time: what is turned to the other order is then in L1
 
 struct Space {
   Lists lists;
-  float* tile;  // [places][panel]
-  Space(Arena& a, const Problem& p) : lists(a, p), tile(a.take<float>(p.places() * kPanel)) {}
+  float* tile;     // [kPlaces][panel]
+  int32_t* reach;  // what reaches one place of the output: rows of the weights
+  float* value;
+  Space(Arena& a, const Problem& p)
+      : lists(a, p),
+        tile(a.take<float>(kPlaces * kPanel)),
+        reach(a.take<int32_t>(p.taps() + kBatch)),
+        value(a.take<float>(p.graded ? p.taps() + kBatch : 0)) {}
 };
 
-// Calls act(first entry, one beyond the last, row of the weights that code 0 would take) for each run of spikes that
-// reaches one place of the output.
-template <class Act>
-inline void each_run(const Problem& p, const Lists& lists, int64_t row, int64_t column, const Act& act) {
+// Lists the rows of the weights that the spikes take which reach one place of the output. Runs are short and of any
+// length: copied in whole batches and joined, they cost the walk over them one wrong guess of a branch, not one each.
+template <bool Graded>
+inline int32_t collect(const Problem& p, const Space& s, int64_t place) {
+  const int64_t row = place / p.columns, column = place % p.columns;
   const int64_t runs = p.dilation[1] == 1 ? 1 : p.kernel[1], wide = p.dilation[1] == 1 ? p.kernel[1] : 1;
   const int64_t top = row * p.stride[0] - p.pad[0], left = column * p.stride[1] - p.pad[1];
+  int32_t found = 0;
   for (int64_t k = 0; k < p.kernel[0]; ++k) {
     const int64_t i = top + k * p.dilation[0];
     if (i < 0 || i >= p.height) continue;
-    const int32_t* start = lists.start + i * p.width;
-    for (int64_t s = 0; s < runs; ++s) {
-      const int64_t j = left + s * p.dilation[1];
-      const int64_t from = std::max<int64_t>(j, 0), to = std::min(j + wide, p.width);
-      if (from < to) act(start[from], start[to], (k * p.kernel[1] + s - j) * p.in);
+    const int32_t* start = s.lists.start + i * p.width;
+    for (int64_t r = 0; r < runs; ++r) {
+      const int64_t j = left + r * p.dilation[1];
+      const int64_t first = std::max<int64_t>(j, 0), last = std::min(j + wide, p.width);
+      if (first >= last) continue;
+      const int32_t from = start[first], count = start[last] - from;
+      const int32_t base = static_cast<int32_t>((k * p.kernel[1] + r - j) * p.in);
+      for (int32_t e = 0; e < count; e += kBatch) {
+        for (int n = 0; n < kBatch; ++n) s.reach[found + e + n] = s.lists.code[from + e + n] + base;
+        if (Graded)
+          for (int n = 0; n < kBatch; ++n) s.value[found + e + n] = s.lists.value[from + e + n];
+      }
+      found += count;
     }
   }
+  return found;
 }
 
 template <bool Graded>
-void forward_panel(const Problem& p, const Lists& lists, const float* weights, const float* bias, float* out,
-                   int64_t ldo) {
-  for (int64_t row = 0; row < p.rows; ++row)
-    for (int64_t column = 0; column < p.columns; ++column, out += ldo) {
-      V sum[kVectors];
+void forward_places(const Problem& p, const Space& s, int64_t first, int64_t count, const float* weights,
+                    const float* bias, float* out, int64_t ldo) {
+  for (int64_t i = 0; i < count; ++i, out += ldo) {
+    const int32_t entries = collect<Graded>(p, s, first + i);
+    V sum[kVectors];
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) sum[j] = V::load(bias + j * V::width);
-      each_run(p, lists, row, column, [&](int32_t from, int32_t to, int64_t base) __attribute__((always_inline)) {
-        const float* at = weights + base * kPanel;
-        for (int32_t e = from; e < to; ++e) {
-          const float* w = at + lists.code[e] * kPanel;
-          const V s = V::all(Graded ? lists.value[e] : 1.0f);
+    for (int j = 0; j < kVectors; ++j) sum[j] = V::load(bias + j * V::width);
+    for (int32_t e = 0; e < entries; ++e) {
+      const float* w = weights + s.reach[e] * kPanel;
+      const V value = V::all(Graded ? s.value[e] : 1.0f);
 #pragma GCC unroll 8
-          for (int j = 0; j < kVectors; ++j) sum[j].add(s, V::load(w + j * V::width));
-        }
-      });
-#pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) sum[j].store(out + j * V::width);
+      for (int j = 0; j < kVectors; ++j) sum[j].add(value, V::load(w + j * V::width));
     }
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) sum[j].store(out + j * V::width);
+  }
 }
 
 inline void forward(const Problem& p, int64_t image, void* workspace) {
   Arena arena(workspace);
   const Space s(arena, p);
   list_spikes(p, image, s.lists);
-  const int64_t places = p.places();
-  float* y = p.y + image * p.out * places;
+  const auto run = p.graded ? forward_places<true> : forward_places<false>;
   for (int64_t c = 0; c < p.out; c += kPanel) {
-    const float *weights = p.packed + c * p.taps(), *bias = p.bias + c;
     const int64_t wide = std::min(kPanel, p.out - c);
-    const bool direct = p.last_out && wide == kPanel;
-    float* to = direct ? y + c : s.tile;
-    (p.graded ? forward_panel<true> : forward_panel<false>)(p, s.lists, weights, bias, to, direct ? p.out : kPanel);
-    if (direct) continue;
-    if (p.last_out)
-      for (int64_t i = 0; i < places; ++i)
-        memcpy(y + i * p.out + c, s.tile + i * kPanel, static_cast<size_t>(wide) * sizeof(float));
-    else
-      transpose(s.tile, kPanel, places, wide, y + c * places, places);
+    const float *weights = p.packed + c * p.taps(), *bias = p.bias + c;
+    for (int64_t first = 0; first < p.places(); first += kPlaces) {
+      const int64_t count = std::min(kPlaces, p.places() - first);
+      if (p.last_out && wide == kPanel) {
+        run(p, s, first, count, weights, bias, p.y + (image * p.places() + first) * p.out + c, p.out);
+        continue;
+      }
+      run(p, s, first, count, weights, bias, s.tile, kPanel);
+      if (p.last_out)
+        copy_rows(s.tile, kPanel, p.y + (image * p.places() + first) * p.out + c, p.out, count, wide);
+      else
+        transpose(s.tile, kPanel, count, wide, p.y + (image * p.out + c) * p.places() + first, p.places());
+    }
   }
 }
 
 template <bool Graded>
-void backward_panel(const Problem& p, const Lists& lists, const float* g_y, int64_t ldg, float* g_weight,
-                    float* g_bias) {
+void backward_places(const Problem& p, const Space& s, int64_t first, int64_t count, const float* g_y, int64_t ldg,
+                     float* g_weight, float* g_bias) {
   V total[kVectors];
+#pragma GCC unroll 8
   for (int j = 0; j < kVectors; ++j) total[j] = V::load(g_bias + j * V::width);
-  for (int64_t row = 0; row < p.rows; ++row)
-    for (int64_t column = 0; column < p.columns; ++column, g_y += ldg) {
-      V g[kVectors];
+  for (int64_t i = 0; i < count; ++i, g_y += ldg) {
+    const int32_t entries = collect<Graded>(p, s, first + i);
+    V g[kVectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      g[j] = V::load(g_y + j * V::width);
+      total[j].add(V::all(1.0f), g[j]);
+    }
+    for (int32_t e = 0; e < entries; ++e) {
+      float* w = g_weight + s.reach[e] * kPanel;
+      const V value = V::all(Graded ? s.value[e] : 1.0f);
 #pragma GCC unroll 8
       for (int j = 0; j < kVectors; ++j) {
-        g[j] = V::load(g_y + j * V::width);
-        total[j].add(V::all(1.0f), g[j]);
+        V sum = V::load(w + j * V::width);
+        sum.add(value, g[j]);
+        sum.store(w + j * V::width);
       }
-      each_run(p, lists, row, column, [&](int32_t from, int32_t to, int64_t base) __attribute__((always_inline)) {
-        float* at = g_weight + base * kPanel;
-        for (int32_t e = from; e < to; ++e) {
-          float* w = at + lists.code[e] * kPanel;
-          const V s = V::all(Graded ? lists.value[e] : 1.0f);
-#pragma GCC unroll 8
-          for (int j = 0; j < kVectors; ++j) {
-            V sum = V::load(w + j * V::width);
-            sum.add(s, g[j]);
-            sum.store(w + j * V::width);
-          }
-        }
-      });
     }
+  }
+#pragma GCC unroll 8
   for (int j = 0; j < kVectors; ++j) total[j].store(g_bias + j * V::width);
 }
 
@@ -116,19 +132,24 @@ inline void backward(const Problem& p, int64_t image, void* workspace, float* g_
   Arena arena(workspace);
   const Space s(arena, p);
   list_spikes(p, image, s.lists);
-  const int64_t places = p.places();
-  const float* g_y = p.g_y + image * p.out * places;
+  const auto run = p.graded ? backward_places<true> : backward_places<false>;
   for (int64_t c = 0; c < p.out; c += kPanel) {
     const int64_t wide = std::min(kPanel, p.out - c);
-    const bool direct = p.last_out && wide == kPanel;
-    if (wide < kPanel) memset(s.tile, 0, static_cast<size_t>(places * kPanel) * sizeof(float));
-    if (!p.last_out)
-      transpose(g_y + c * places, places, wide, places, s.tile, kPanel);
-    else if (!direct)
-      for (int64_t i = 0; i < places; ++i)
-        memcpy(s.tile + i * kPanel, g_y + i * p.out + c, static_cast<size_t>(wide) * sizeof(float));
-    (p.graded ? backward_panel<true> : backward_panel<false>)(
-        p, s.lists, direct ? g_y + c : s.tile, direct ? p.out : kPanel, g_weight + c * p.taps(), g_bias + c);
+    float *to = g_weight + c * p.taps(), *bias = g_bias + c;
+    if (wide < kPanel) memset(s.tile, 0, kPlaces * kPanel * sizeof(float));
+    for (int64_t first = 0; first < p.places(); first += kPlaces) {
+      const int64_t count = std::min(kPlaces, p.places() - first);
+      const float* last = p.g_y + (image * p.places() + first) * p.out + c;
+      if (p.last_out && wide == kPanel) {
+        run(p, s, first, count, last, p.out, to, bias);
+        continue;
+      }
+      if (p.last_out)
+        copy_rows(last, p.out, s.tile, kPanel, count, wide);
+      else
+        transpose(p.g_y + (image * p.out + c) * p.places() + first, p.places(), wide, count, s.tile, kPanel);
+      run(p, s, first, count, s.tile, kPanel, to, bias);
+    }
   }
 }
 

@@ -46,5 +46,10 @@ inline void transpose(const float* from, int64_t ld_from, int64_t rows, int64_t 
     for (int64_t j = 0; j < columns; ++j) to[j * ld_to + i] = from[i * ld_from + j];
 }
 
+inline void copy_rows(const float* from, int64_t ld_from, float* to, int64_t ld_to, int64_t rows, int64_t columns) {
+  for (int64_t i = 0; i < rows; ++i)
+    memcpy(to + i * ld_to, from + i * ld_from, static_cast<size_t>(columns) * sizeof(float));
+}
+
 }  // namespace PA_ISA
 }  // namespace conv
