@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "blocks.h"
@@ -32,7 +33,10 @@ void each_weight(const Problem& p, int64_t panel, const Visit& visit) {
 
 }  // namespace
 
-double density(const float* x, int64_t count) {
+double density(const float* x, int64_t count, const float* weight, int64_t weights) {
+  float zero = 0;
+  for (int64_t i = 0; i < weights; ++i) zero += weight[i] * 0.0f;
+  if (zero != 0.0f) return std::numeric_limits<double>::quiet_NaN();
   const int64_t samples = std::min(kSamples, std::max<int64_t>(count / kSampleLength, 1));
   int64_t seen = 0, on = 0;
   for (int64_t s = 0; s < samples; ++s) {
@@ -84,8 +88,11 @@ void run_backward(Problem p, float* g_weight, float* g_bias, int threads) {
     for (int64_t i = p.images * part / parts; i < p.images * (part + 1) / parts; ++i)
       k.backward(p, i, workspaces.data() + each_bytes * thread, mine, mine + p.taps() * padded);
   });
-  for (int64_t part = 1; part < parts; ++part)
-    for (int64_t j = 0; j < stride; ++j) all[j] += all[part * stride + j];
+  constexpr int64_t slice = 4096;
+  each((stride + slice - 1) / slice, threads, [&](int64_t s, int) {
+    for (int64_t part = 1; part < parts; ++part)
+      for (int64_t j = s * slice; j < std::min((s + 1) * slice, stride); ++j) all[j] += all[part * stride + j];
+  });
   each_weight(p, k.panel, [&](int64_t to, int64_t from) { g_weight[to] = all[from]; });
   std::copy(all + p.taps() * padded, all + p.taps() * padded + p.out, g_bias);
 }

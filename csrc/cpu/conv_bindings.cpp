@@ -48,7 +48,10 @@ void backward(const py::tuple& sizes, uintptr_t x, uintptr_t mask, uintptr_t g_y
   conv::run_backward(p, at<float>(g_weight), at<float>(g_bias), threads);
 }
 
-double density(uintptr_t x, int64_t count) { return conv::density(at<const float>(x), count); }
+double density(uintptr_t x, int64_t count, uintptr_t weight, int64_t weights) {
+  const py::gil_scoped_release release;
+  return conv::density(at<const float>(x), count, at<const float>(weight), weights);
+}
 
 }  // namespace
 

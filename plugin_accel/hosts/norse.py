@@ -280,6 +280,9 @@ _LEFT = {
 }
 
 
+emits_spikes = nf.emits_spikes
+
+
 def owns(module: nn.Module) -> bool:
     """Whether this is a neuron layer of Norse."""
     bases = nt.module.snn

@@ -10,12 +10,14 @@ from plugin_accel.layers.egru_convert import (
     to_evnn_state_dict,
 )
 from plugin_accel.layers.egru_sparsity import activity_loss
+from plugin_accel.layers.spike_conv import SpikeConv2d
 
 __all__ = [
     "EGRU",
     "Activity",
     "EGRUCell",
     "EGRUState",
+    "SpikeConv2d",
     "activity_loss",
     "egru_from_evnn",
     "egru_from_gru",
