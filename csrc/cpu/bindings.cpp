@@ -14,6 +14,7 @@
 namespace py = pybind11;
 
 void bind_egru(py::module_&);
+void bind_sparse(py::module_&);
 
 namespace {
 
@@ -188,4 +189,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_kept_bytes", &pool::kept_bytes);
   m.def("pool_used_bytes", &pool::used_bytes);
   bind_egru(m);
+  bind_sparse(m);
 }
