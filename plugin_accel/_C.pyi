@@ -34,3 +34,64 @@ def egru_backward(*arguments: object) -> None: ...
 def conv_density(x: int, count: int, weight: int, weights: int) -> float: ...
 def conv_forward(sizes: tuple[int, ...], *arguments: int) -> bool: ...
 def conv_backward(sizes: tuple[int, ...], *arguments: int) -> None: ...
+def sparse_sample(fp64: bool, x: int, rows: int, inputs: int, ld: int, wanted: int) -> tuple[int, int, bool]: ...
+def sparse_scan(
+    fp64: bool, x: int, rows: int, inputs: int, ld: int, mask: int, offsets: int, threads: int
+) -> tuple[int, int, bool]: ...
+def sparse_fill(
+    fp64: bool,
+    x: int,
+    rows: int,
+    inputs: int,
+    ld: int,
+    mask: int,
+    offsets: int,
+    index: int,
+    values: int,
+    threads: int,
+) -> None: ...
+def sparse_expand(
+    fp64: bool, rows: int, inputs: int, mask: int, offsets: int, index: int, values: int, out: int, threads: int
+) -> None: ...
+def sparse_packed_elements(fp64: bool, inputs: int, outputs: int) -> int: ...
+def sparse_pack(fp64: bool, weight: int, inputs: int, outputs: int, packed: int, threads: int) -> bool: ...
+def sparse_forward(
+    fp64: bool,
+    rows: int,
+    inputs: int,
+    offsets: int,
+    index: int,
+    values: int,
+    packed: int,
+    bias: int,
+    outputs: int,
+    out: int,
+    threads: int,
+) -> None: ...
+def sparse_step(
+    fp64: bool,
+    x: int,
+    rows: int,
+    inputs: int,
+    ld: int,
+    most: int,
+    packed: int,
+    bias: int,
+    outputs: int,
+    out: int,
+    threads: int,
+) -> int: ...
+def sparse_weight_gradient(
+    fp64: bool,
+    rows: int,
+    inputs: int,
+    offsets: int,
+    index: int,
+    values: int,
+    grad: int,
+    ld: int,
+    outputs: int,
+    g_weight: int,
+    g_bias: int,
+    threads: int,
+) -> bool: ...

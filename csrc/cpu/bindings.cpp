@@ -15,6 +15,7 @@ namespace py = pybind11;
 
 void bind_conv(py::module_&);
 void bind_egru(py::module_&);
+void bind_sparse(py::module_&);
 
 namespace {
 
@@ -190,4 +191,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_used_bytes", &pool::used_bytes);
   bind_conv(m);
   bind_egru(m);
+  bind_sparse(m);
 }

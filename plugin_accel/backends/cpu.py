@@ -47,7 +47,8 @@ def _set_pool_limit() -> None:
 _set_pool_limit()
 
 
-def _pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Uninitialised recycled memory as a tensor."""
     made: Tensor = from_dlpack(_C.empty(shape, strides, dtype.itemsize))
     return made
 
@@ -55,14 +56,14 @@ def _pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype
 def _sequence(layout: Layout, dtype: torch.dtype) -> Tensor:
     """Uninitialised memory of the input's shape."""
     if layout.elements * dtype.itemsize >= _POOLED_BYTES:
-        return _pooled(layout.shape, layout.strides, dtype)
+        return pooled(layout.shape, layout.strides, dtype)
     return torch.empty_strided(layout.shape, layout.strides, dtype=dtype, device=_CPU)
 
 
 def _state(layout: Layout, dtype: torch.dtype) -> Tensor:
     """Uninitialised memory of a state's shape."""
     if layout.elements * dtype.itemsize >= _POOLED_BYTES and prod(layout.state_shape) * dtype.itemsize >= _POOLED_BYTES:
-        return _pooled(layout.state_shape, layout.state_strides, dtype)
+        return pooled(layout.state_shape, layout.state_strides, dtype)
     return torch.empty_strided(layout.state_shape, layout.state_strides, dtype=dtype, device=_CPU)
 
 

@@ -1,4 +1,4 @@
-"""Layers that no host owns; so far the event-based GRU."""
+"""Layers that no host owns: the event-based GRU, and torch's linear layer and convolution for inputs that are spikes."""
 
 from plugin_accel.layers.egru import EGRU, EGRUCell
 from plugin_accel.layers.egru_base import Activity, EGRUState
@@ -10,7 +10,9 @@ from plugin_accel.layers.egru_convert import (
     to_evnn_state_dict,
 )
 from plugin_accel.layers.egru_sparsity import activity_loss
-from plugin_accel.layers.spike_conv import SpikeConv2d
+from plugin_accel.layers.spike_choice import spike_break_even
+from plugin_accel.layers.spike_conv import SpikeConv2d, spike_conv2d
+from plugin_accel.layers.spike_linear import SpikeLinear, spike_linear
 
 __all__ = [
     "EGRU",
@@ -18,10 +20,14 @@ __all__ = [
     "EGRUCell",
     "EGRUState",
     "SpikeConv2d",
+    "SpikeLinear",
     "activity_loss",
     "egru_from_evnn",
     "egru_from_gru",
     "gru_from_egru",
     "replace_gru",
+    "spike_break_even",
+    "spike_conv2d",
+    "spike_linear",
     "to_evnn_state_dict",
 ]

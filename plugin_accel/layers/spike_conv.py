@@ -8,21 +8,22 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack, _len_torch_function_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.modules.utils import _pair
-from torch.overrides import handle_torch_function, has_torch_function
-from torch.utils.dlpack import from_dlpack
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from plugin_accel import _C
+from plugin_accel.backends.cpu import pooled
+from plugin_accel.layers.spike_choice import pinned
+from plugin_accel.layers.spike_record import recorded
 
 __all__ = ["BREAK_EVEN", "SpikeConv2d", "last_call", "spike_conv2d"]
 
 BREAK_EVEN = {"avx512": (0.26, 0.16), "avx2": (0.16, 0.12), "baseline": (0.08, 0.07)}
 """Instruction set to the share of values that are not 0 up to which spikes are quicker than oneDNN: forward alone, and
-forward with the gradient of the weights. May be edited."""
+forward with the gradient of the weights. `spike_break_even` pins others."""
 LEAST_WORK = 1 << 24
 """Products of a dense convolution below which its kernels are done before ours have packed the weights."""
 _MOST = 2**31 - 1  # positions among weights and in a row of the input have 32 bits
@@ -67,8 +68,7 @@ class _Call:
         """Recycled memory for what comes out."""
         n, c, h, w = self.out_shape
         strides = (h * w * c, 1, w * c, c) if self.last_out else (c * h * w, h * w, w, 1)
-        made: Tensor = from_dlpack(_C.empty(self.out_shape, strides, 4))
-        return made
+        return pooled(self.out_shape, strides, torch.float32)
 
 
 class _SpikeConv(torch.autograd.Function):
@@ -131,8 +131,10 @@ def _refusal(x: Any, weight: Tensor, bias: Tensor | None) -> str | None:
     """Why these tensors are none for the library."""
     if _get_tracing_state() is not None:
         return "torch.jit is tracing"
-    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or _len_torch_dispatch_stack():
-        return "a transform or a mode of torch is active"
+    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return "a transform of torch.func or forward-mode differentiation is active"
+    if _len_torch_dispatch_stack() or _len_torch_function_stack():
+        return "a mode of torch is active"
     tensors = [t for t in (x, weight, bias) if t is not None]
     if any(type(t) not in (Tensor, nn.Parameter) or t.layout is not torch.strided for t in tensors):
         return "a tensor of a special type or layout"
@@ -158,7 +160,7 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     if max(weight.numel(), weight[0].numel() * (weight.shape[0] + 256), x[0].numel()) > _MOST:
         return None, "dense: too large for positions of 32 bits"
     learns = torch.is_grad_enabled() and weight.requires_grad
-    limit = BREAK_EVEN[_C.isa()][learns]
+    limit = (pinned() or BREAK_EVEN[_C.isa()])[learns]
     kernel, data = weight.detach().contiguous(), call.dense(x.detach(), call.last_in)
     density = _C.conv_density(data.data_ptr(), data.numel(), kernel.data_ptr(), kernel.numel())
     if isnan(density):
@@ -196,11 +198,8 @@ def spike_conv2d(
     """
     if torch.compiler.is_compiling():
         return F.conv2d(x, weight, bias, stride, padding, dilation)
-    # Whoever watches torch's functions, time fusion among them, sees this one.
-    if has_torch_function((x, weight, bias)):
-        seen: Tensor = handle_torch_function(
-            spike_conv2d, (x, weight, bias), x, weight, bias, stride, padding, dilation
-        )
+    seen = recorded(spike_conv2d, x, weight, bias, stride, padding, dilation)
+    if seen is not None:
         return seen
     geometry = Geometry(stride, padding, dilation)
     call, note = _choose(x, weight, bias, geometry)
@@ -211,7 +210,7 @@ def spike_conv2d(
     return y
 
 
-spike_conv2d.per_sample = 4  # type: ignore[attr-defined]  # dimensions with the batch, for time fusion
+spike_conv2d.per_sample = 4  # type: ignore[attr-defined]  # for time fusion: dimensions with the batch
 
 
 def last_call(module: nn.Module) -> str | None:
@@ -227,11 +226,11 @@ class SpikeConv2d(nn.Conv2d):
     as one makes an `nn.Conv2d`. Groups and other padding than zeros run as in `nn.Conv2d`.
     """
 
-    per_sample: ClassVar[int] = spike_conv2d.per_sample  # type: ignore[attr-defined]
+    per_sample: ClassVar[int] = 4
 
     def forward(self, input: Tensor) -> Tensor:
         """See `spike_conv2d`."""
-        if refusal(self) is not None:
+        if why_dense(self) is not None:
             return super().forward(input)
         stride, padding, dilation = (_pair(n) for n in (self.stride, self.padding, self.dilation))
         if isinstance(self.padding, str):
@@ -245,7 +244,7 @@ def _sides(module: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
     return (sides[0], sides[2]), (sides[1], sides[3])
 
 
-def refusal(module: nn.Conv2d) -> str | None:
+def why_dense(module: nn.Conv2d) -> str | None:
     """Why a convolution with these options runs as in `nn.Conv2d`, `None` if it does not."""
     if module.groups != 1:
         return f"it has {module.groups} groups, and spikes are summed over all channels"
