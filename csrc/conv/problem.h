@@ -23,7 +23,7 @@ struct Problem {
 };
 
 struct Kernels {
-  int panel;  // output channels computed together
+  int panel;                                                    // output channels computed together
   bool (*scan)(const float* x, int64_t count, uint64_t* mask);  // whether all values are 0 or 1
   int64_t (*workspace_bytes)(const Problem&);
   void (*forward)(const Problem&, int64_t image, void* workspace);

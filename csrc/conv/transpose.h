@@ -13,7 +13,8 @@ inline void transpose(const float* from, int64_t ld_from, int64_t rows, int64_t 
     const int64_t height = std::min<int64_t>(16, rows - i);
     for (int64_t j = 0; j < columns; j += 16) {
       const int64_t width = std::min<int64_t>(16, columns - j);
-      const __mmask16 loads = static_cast<__mmask16>((1u << width) - 1), stores = static_cast<__mmask16>((1u << height) - 1);
+      const __mmask16 loads = static_cast<__mmask16>((1u << width) - 1),
+                      stores = static_cast<__mmask16>((1u << height) - 1);
       __m512 v[16], w[16];
 #pragma GCC unroll 16
       for (int k = 0; k < 16; ++k)

@@ -28,7 +28,6 @@
 #pragma GCC pop_options
 #endif
 
-
 const conv::Kernels* conv::find_avx2() { return avx2::kernels(); }
 #else
 const conv::Kernels* conv::find_avx2() { return nullptr; }

@@ -28,7 +28,6 @@
 #pragma GCC pop_options
 #endif
 
-
 const conv::Kernels* conv::find_avx512() { return avx512::kernels(); }
 #else
 const conv::Kernels* conv::find_avx512() { return nullptr; }

@@ -8,5 +8,4 @@
 #define PA_ISA baseline
 #include "../conv/tile.h"
 
-
 const conv::Kernels* conv::find_baseline() { return baseline::kernels(); }

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from plugin_accel.conversion.walker import Layer, LoadedHost, classify, loaded_h
 
 __all__ = ["Sparse", "dense_layers", "fed", "originals", "spike_layers", "told"]
 
-Sparse = bool | Selector
+Sparse: TypeAlias = "bool | Selector"
 _LAYERS = "plugin_accel.layers"
 _TAKERS = (nn.Linear, nn.Conv2d)
 # What hands on zeros: by far the most of what comes out is 0 where that is so of what comes in.
@@ -135,13 +135,13 @@ def told(model: nn.Module) -> list[Layer]:
     for layer in layers:
         source = sources.get(id(layer.module))
         if source is not None:
-            note = f"fed by {source or 'the model itself'}, in the order in which the model's layers are registered"
+            note = f"fed by {source or 'the model itself'}, as layers are registered"
             found.append(replace(layer, note=note))
         elif layer.runs_accelerated:
             found.append(replace(layer, note="named by the user; no spiking layer is registered before it"))
         else:
             why = (
-                "no spiking layer is registered right before it (what keeps zeros aside); if spikes do come in, name it:"
+                "no spiking layer is registered before it; if spikes do come in, name it:"
                 f" convert(model, sparse=[{layer.names[0]!r}])"
             )
             found.append(replace(layer, target=None, refusal=why))

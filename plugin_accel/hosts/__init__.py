@@ -53,8 +53,9 @@ class Host(Protocol):
 class FrameworkHost:
     """A host whose knowledge lives in a module with ``classes()``, ``owns(module)`` and ``reasons(module)``.
 
-    The module may also have ``last_fallback(module)``; ``emits_spikes(module)``, where some layers do not; ``neuron(module)``, which names the neuron that backends run for
-    a layer; and ``sequence`` with ``has_sequence(module)``, see :mod:`plugin_accel.hosts.sequences`. While the
+    The module may also have ``last_fallback(module)``; ``emits_spikes(module)``, where some layers do not;
+    ``neuron(module)``, which names the neuron that backends run for a layer; and ``sequence`` with
+    ``has_sequence(module)``, see :mod:`plugin_accel.hosts.sequences`. While the
     framework is not imported, the module is not imported either and the host owns nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""Layers that no host owns: the event-based GRU, and torch's linear layer and convolution for inputs that are spikes."""
+"""Layers that no host owns: the event-based GRU, and torch's dense layers for inputs that are spikes."""
 
 from plugin_accel.layers.egru import EGRU, EGRUCell
 from plugin_accel.layers.egru_base import Activity, EGRUState

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._C import _get_tracing_state, _len_torch_dispatch_stack, _len_torch_function_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
+from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.nn.modules.utils import _pair
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -27,7 +28,7 @@ forward with the gradient of the weights. `spike_break_even` pins others."""
 LEAST_WORK = 1 << 24
 """Products of a dense convolution below which its kernels are done before ours have packed the weights."""
 _MOST = 2**31 - 1  # positions among weights and in a row of the input have 32 bits
-_last: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_notes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class Geometry(NamedTuple):
@@ -36,6 +37,16 @@ class Geometry(NamedTuple):
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
+
+
+def _last(t: Tensor) -> bool:
+    """Whether torch takes a tensor to be channels-last, also where sizes of 1 leave it open."""
+    least = 0
+    for size, stride in ((t.shape[d], t.stride(d)) for d in (1, 3, 2, 0)):
+        if size == 0 or stride < least:
+            return False
+        ambiguous, least = least == t.stride(1), stride * max(size, 1)
+    return t.stride(1) != 0 and not ambiguous
 
 
 class _Call:
@@ -50,11 +61,8 @@ class _Call:
             for length, p, r, s in zip((h, w), geometry.padding, reach, geometry.stride, strict=True)
         ]
         self.in_shape, self.out_shape = (n, c, h, w), (n, out, *self.size)
-        self.last_in = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        # Torch gives what either of the two asks for.
-        self.last_out = self.last_in or (
-            not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
-        )
+        self.last_in = _last(x)
+        self.last_out = self.last_in or _last(weight)  # torch gives what either of the two asks for
         pairs = (kernel, geometry.stride, geometry.padding, geometry.dilation)
         sizes = (*self.in_shape, out, *self.size, *(number for pair in pairs for number in pair))
         self.sizes = (*sizes, int(self.last_in), int(self.last_out))
@@ -66,7 +74,7 @@ class _Call:
 
     def result(self) -> Tensor:
         """Recycled memory for what comes out."""
-        n, c, h, w = self.out_shape
+        _, c, h, w = self.out_shape
         strides = (h * w * c, 1, w * c, c) if self.last_out else (c * h * w, h * w, w, 1)
         return pooled(self.out_shape, strides, torch.float32)
 
@@ -95,7 +103,7 @@ class _SpikeConv(torch.autograd.Function):
         for_x, for_weight, for_bias = ctx.needs_input_grad[1:]
         g_x = g_weight = g_bias = None
         if for_x:
-            g_x = torch.nn.grad.conv2d_input(call.in_shape, weight, g_y, *call.geometry)
+            g_x = conv2d_input(call.in_shape, weight, g_y, *call.geometry)
         if for_weight:
             g_weight, g_bias = _for_parameters(call, weight, mask, x, g_y)
         elif for_bias:
@@ -112,7 +120,7 @@ def _for_parameters(call: _Call, weight: Tensor, mask: Tensor, x: Tensor | None,
     _C.conv_backward(call.sizes, *at, torch.get_num_threads())
     if not bool(torch.isfinite(g_bias).all()):  # 0 times infinity is not 0: every product counts
         whole = _unpacked(mask, call) if data is None else data
-        g_weight = torch.nn.grad.conv2d_weight(whole, tuple(weight.shape), g_y, *call.geometry)
+        g_weight = conv2d_weight(whole, tuple(weight.shape), g_y, *call.geometry)
     return g_weight, g_bias
 
 
@@ -155,9 +163,9 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
         return None, f"dense: {why}"
     call = _Call(x, weight, geometry)
     places = call.size[0] * call.size[1]
-    if min(call.size) <= 0 or len(x) * places * weight.numel() < LEAST_WORK:
+    if min(call.size) <= 0 or not x.numel() or len(x) * places * weight.numel() < LEAST_WORK:
         return None, "dense: too little work"
-    if max(weight.numel(), weight[0].numel() * (weight.shape[0] + 256), x[0].numel()) > _MOST:
+    if max(weight.numel() // len(weight) * (len(weight) + 256), x.numel() // len(x)) > _MOST:
         return None, "dense: too large for positions of 32 bits"
     learns = torch.is_grad_enabled() and weight.requires_grad
     limit = (pinned() or BREAK_EVEN[_C.isa()])[learns]
@@ -203,10 +211,10 @@ def spike_conv2d(
         return seen
     geometry = Geometry(stride, padding, dilation)
     call, note = _choose(x, weight, bias, geometry)
-    _last[weight] = note
+    _notes[weight] = note
     if call is None:
         return F.conv2d(x, weight, bias, *geometry)
-    y: Tensor = _SpikeConv.apply(call, x, weight, bias)
+    y: Tensor = _SpikeConv.apply(call, x, weight, bias)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -216,7 +224,7 @@ spike_conv2d.per_sample = 4  # type: ignore[attr-defined]  # for time fusion: di
 def last_call(module: nn.Module) -> str | None:
     """How the last call with the weights of this module ran, and why."""
     weight = module._parameters.get("weight")
-    return None if weight is None else _last.get(weight)
+    return None if weight is None else _notes.get(weight)
 
 
 class SpikeConv2d(nn.Conv2d):

@@ -41,7 +41,7 @@ _PER_SAMPLE: dict[type[nn.Module], int] = {
 
 def _dims(module: nn.Module) -> int:
     """Of a layer in `_PER_SAMPLE`, or of one that says so of its own class; else -1."""
-    return _PER_SAMPLE.get(type(module), vars(type(module)).get("per_sample", -1))
+    return int(_PER_SAMPLE.get(type(module), vars(type(module)).get("per_sample", -1)))
 
 
 class Run(NamedTuple):
