@@ -236,6 +236,9 @@ class SpikeConv2d(nn.Conv2d):
 
     per_sample: ClassVar[int] = 4
 
+    def _get_name(self) -> str:
+        return nn.Conv2d.__name__
+
     def forward(self, input: Tensor) -> Tensor:
         """See `spike_conv2d`."""
         if why_dense(self) is not None:

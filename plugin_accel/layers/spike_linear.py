@@ -41,6 +41,9 @@ class SpikeLinear(nn.Linear):
 
     per_sample: ClassVar[int] = 0
 
+    def _get_name(self) -> str:
+        return nn.Linear.__name__
+
     def forward(self, input: Tensor) -> Tensor:
         """`nn.Linear.forward`."""
         return spike_linear(input, self.weight, self.bias)
