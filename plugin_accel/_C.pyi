@@ -53,34 +53,17 @@ def sparse_fill(
 def sparse_expand(
     fp64: bool, rows: int, inputs: int, mask: int, offsets: int, index: int, values: int, out: int, threads: int
 ) -> None: ...
-def sparse_packed_elements(fp64: bool, inputs: int, outputs: int) -> int: ...
-def sparse_pack(fp64: bool, weight: int, inputs: int, outputs: int, packed: int, threads: int) -> bool: ...
-def sparse_forward(
-    fp64: bool,
-    rows: int,
-    inputs: int,
-    offsets: int,
-    index: int,
-    values: int,
-    packed: int,
-    bias: int,
-    outputs: int,
-    out: int,
-    threads: int,
-) -> None: ...
-def sparse_step(
-    fp64: bool,
-    x: int,
-    rows: int,
-    inputs: int,
-    ld: int,
-    most: int,
-    packed: int,
-    bias: int,
-    outputs: int,
-    out: int,
-    threads: int,
-) -> int: ...
+
+class SpikeWeights:
+    def __init__(self, fp64: bool, weight: int, inputs: int, outputs: int, threads: int) -> None: ...
+    @property
+    def finite(self) -> bool: ...
+    def same(self, weight: int, lines: int) -> bool: ...
+    def forward(
+        self, rows: int, inputs: int, offsets: int, index: int, values: int, bias: int, out: int, threads: int
+    ) -> None: ...
+    def step(self, x: int, rows: int, ld: int, most: int, bias: int, out: int, threads: int) -> int: ...
+
 def sparse_weight_gradient(
     fp64: bool,
     rows: int,

@@ -13,4 +13,17 @@ size_t limit();
 size_t kept_bytes();
 size_t used_bytes();
 
+// Memory of the pool that lives as long as this object.
+class Block {
+ public:
+  explicit Block(size_t bytes) : data_(take(bytes)) {}
+  ~Block() { give(data_); }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  char* data() const { return static_cast<char*>(data_); }
+
+ private:
+  void* data_;
+};
+
 }  // namespace pool

@@ -22,18 +22,6 @@ constexpr int64_t kParallelWork = 1 << 16;         // additions below which a se
 constexpr int64_t kFewTasks = 8;                   // fewer column tiles than this are cut by inputs, too
 constexpr int64_t kChunkRows = 256, kLeastBlock = int64_t(2) << 20;
 
-class Block {
- public:
-  explicit Block(int64_t bytes) : data_(pool::take(static_cast<size_t>(std::max<int64_t>(bytes, 1)))) {}
-  ~Block() { pool::give(data_); }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-  char* data() const { return static_cast<char*>(data_); }
-
- private:
-  void* data_;
-};
-
 const Kernels& find(bool fp64) {
   const std::string name = isa();
   return *(name == "avx512" ? find_avx512(fp64) : name == "avx2" ? find_avx2(fp64) : find_baseline(fp64));
@@ -42,11 +30,10 @@ const Kernels& find(bool fp64) {
 int64_t item_bytes(bool fp64) { return fp64 ? 8 : 4; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t up(int64_t n, int64_t m) { return ceil_div(n, m) * m; }
+size_t bytes(int64_t count) { return static_cast<size_t>(std::max<int64_t>(count, 1)); }
 int64_t words_of(int64_t inputs) { return ceil_div(inputs, 64); }
 
-int usable(int threads, int64_t work) {
-  return work < kParallelWork || in_forked_child() ? 1 : std::max(threads, 1);
-}
+int usable(int threads, int64_t work) { return work < kParallelWork || in_forked_child() ? 1 : std::max(threads, 1); }
 
 template <class Body>
 void each(int64_t count, int threads, const Body& body) {
@@ -61,7 +48,8 @@ void each(int64_t count, int threads, const Body& body) {
   for (int64_t i = 0; i < count; ++i) body(i, 0);
 }
 
-// Tiles over columns: as wide as a panel of `depth` rows allows; what is left at the end is filled up to a power of two.
+// Tiles over columns: as wide as a panel of `depth` rows allows; what is left at the end is filled up to a power of
+// two.
 std::vector<Tile> tiles_of(const Kernels& k, int64_t columns, int64_t depth, int64_t item) {
   int most = 8;
   while (most > 2 && depth * most * k.width * item > kPanelBytes) most /= 2;
@@ -85,23 +73,42 @@ int64_t count_bits(const uint64_t* mask, int64_t words) {
   return count;
 }
 
-// Where the packed weights of each tile start, in elements.
-std::vector<int64_t> starts_of(const std::vector<Tile>& tiles, int64_t inputs, int width) {
-  std::vector<int64_t> starts{0};
-  for (const Tile& t : tiles) starts.push_back(starts.back() + inputs * t.vectors * width);
-  return starts;
+// Elements of the panels of all tiles.
+int64_t panel_elements(const std::vector<Tile>& tiles, int64_t depth, int width) {
+  int64_t count = 0;
+  for (const Tile& t : tiles) count += depth * t.vectors * width;
+  return count;
+}
+
+// A sum that changes with any one of a line's words.
+uint32_t line_sum(const uint32_t* words, int64_t count) {
+  uint32_t sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += words[i] * (0x9E3779B1u + 2 * static_cast<uint32_t>(i));
+  return sum;
+}
+
+constexpr int64_t kLineWords = 16;
+constexpr int64_t kStride = 40503;  // of the lines that are looked at: far apart, and all of them in turn
+
+// values[begin to end] of row r at these indices.
+void pick(const Dense& x, int64_t r, const uint16_t* index, int64_t begin, int64_t end, void* values) {
+  for (int64_t e = begin; e < end; ++e)
+    if (x.fp64)
+      static_cast<double*>(values)[e] = reinterpret_cast<const double*>(row_of(x, r))[index[e - begin]];
+    else
+      static_cast<float*>(values)[e] = reinterpret_cast<const float*>(row_of(x, r))[index[e - begin]];
 }
 
 // The entries of each column within blocks of kBlockRows rows: rows counted from the block's first.
 struct ByColumn {
   int64_t blocks;
-  Block starts, index, values;
+  pool::Block starts, index, values;
 
   ByColumn(const Spikes& x, int64_t item, int threads)
       : blocks(ceil_div(x.rows, kBlockRows)),
-        starts(blocks * (x.inputs + 1) * 4),
-        index(2 * x.offsets[x.rows]),
-        values(x.values ? item * x.offsets[x.rows] : 0) {
+        starts(bytes(blocks * (x.inputs + 1) * 4)),
+        index(bytes(2 * x.offsets[x.rows])),
+        values(bytes(x.values ? item * x.offsets[x.rows] : 0)) {
     each(blocks, threads, [&](int64_t b, int) {
       if (!x.values)
         sort<char, false>(x, b);
@@ -190,27 +197,30 @@ void fill(const Dense& x, const uint64_t* mask, const int32_t* offsets, uint16_t
       const int64_t count = offsets[r + 1] - offsets[r];
       k.indices(mask + r * words, words, found.data());
       memcpy(index + offsets[r], found.data(), static_cast<size_t>(count) * 2);
-      if (!values) continue;
-      for (int64_t e = 0; e < count; ++e) {
-        if (x.fp64)
-          static_cast<double*>(values)[offsets[r] + e] =
-              reinterpret_cast<const double*>(row_of(x, r))[found[static_cast<size_t>(e)]];
-        else
-          static_cast<float*>(values)[offsets[r] + e] =
-              reinterpret_cast<const float*>(row_of(x, r))[found[static_cast<size_t>(e)]];
-      }
+      if (values) pick(x, r, found.data(), offsets[r], offsets[r + 1], values);
     }
   });
 }
 
 template <class R>
 static void expand_rows(const uint64_t* mask, const Spikes& x, R* out, int threads) {
-  const int64_t words = words_of(x.inputs);
+  struct Table {
+    R floats[256][8];  // of the bits of a byte
+    Table() {
+      for (int byte = 0; byte < 256; ++byte)
+        for (int i = 0; i < 8; ++i) floats[byte][i] = static_cast<R>(byte >> i & 1);
+    }
+  };
+  static const Table table;
+  const int64_t words = words_of(x.inputs), whole = x.inputs / 8 * 8;
   each(ceil_div(x.rows, kChunkRows), usable(threads, x.rows * x.inputs), [&](int64_t chunk, int) {
     for (int64_t r = chunk * kChunkRows; r < std::min(x.rows, (chunk + 1) * kChunkRows); ++r) {
       R* row = out + r * x.inputs;
       if (mask) {
-        for (int64_t i = 0; i < x.inputs; ++i) row[i] = static_cast<R>(mask[r * words + i / 64] >> (i % 64) & 1);
+        const uint64_t* bits = mask + r * words;
+        for (int64_t i = 0; i < whole; i += 8)
+          memcpy(row + i, table.floats[bits[i / 64] >> (i % 64) & 255], sizeof table.floats[0]);
+        for (int64_t i = whole; i < x.inputs; ++i) row[i] = static_cast<R>(bits[i / 64] >> (i % 64) & 1);
         continue;
       }
       std::fill(row, row + x.inputs, R(0));
@@ -227,44 +237,63 @@ void expand(const uint64_t* mask, const Spikes& x, bool fp64, void* out, int thr
     expand_rows(mask, x, static_cast<float*>(out), threads);
 }
 
-int64_t packed_elements(bool fp64, int64_t inputs, int64_t outputs) {
-  const Kernels& k = find(fp64);
-  return starts_of(tiles_of(k, outputs, inputs, item_bytes(fp64)), inputs, k.width).back();
-}
-
-bool pack(bool fp64, const void* weight, int64_t inputs, int64_t outputs, void* packed, int threads) {
-  const Kernels& k = find(fp64);
-  const int64_t item = item_bytes(fp64);
-  const std::vector<Tile> tiles = tiles_of(k, outputs, inputs, item);
-  const std::vector<int64_t> starts = starts_of(tiles, inputs, k.width);
+Weights::Weights(bool fp64, const void* weight, int64_t inputs, int64_t outputs, int threads)
+    : fp64_(fp64),
+      inputs_(inputs),
+      outputs_(outputs),
+      kernels_(find(fp64)),
+      tiles_(tiles_of(kernels_, outputs, inputs, item_bytes(fp64))),
+      panels_(bytes(panel_elements(tiles_, inputs, kernels_.width) * item_bytes(fp64))) {
+  threads = usable(threads, inputs * outputs);
+  const char* at = panels_.data();
+  for (const Tile& t : tiles_) {
+    at_.push_back(at);
+    at += inputs * t.vectors * kernels_.width * item_bytes(fp64);
+  }
   std::atomic<bool> finite{true};
-  each(static_cast<int64_t>(tiles.size()), usable(threads, inputs * outputs), [&](int64_t i, int) {
+  each(static_cast<int64_t>(tiles_.size()), threads, [&](int64_t i, int) {
     const size_t t = static_cast<size_t>(i);
-    if (!k.pack(weight, inputs, tiles[t], static_cast<char*>(packed) + starts[t] * item)) finite = false;
+    if (!kernels_.pack(weight, inputs, tiles_[t], const_cast<char*>(at_[t]))) finite = false;
   });
-  return finite;
+  finite_ = finite;
+  const int64_t words = inputs * outputs * item_bytes(fp64) / 4, lines = ceil_div(words, kLineWords);
+  sums_.resize(static_cast<size_t>(lines));
+  const uint32_t* from = static_cast<const uint32_t*>(weight);
+  each(threads, threads, [&](int64_t i, int) {
+    for (int64_t l = lines * i / threads; l < lines * (i + 1) / threads; ++l)
+      sums_[static_cast<size_t>(l)] = line_sum(from + l * kLineWords, std::min(kLineWords, words - l * kLineWords));
+  });
 }
 
-void forward(bool fp64, const Spikes& x, const void* packed, const void* bias, int64_t outputs, void* out,
-             int threads) {
-  const Kernels& k = find(fp64);
-  const int64_t item = item_bytes(fp64);
-  const std::vector<Tile> tiles = tiles_of(k, outputs, x.inputs, item);
-  const std::vector<int64_t> starts = starts_of(tiles, x.inputs, k.width);
-  threads = usable(threads, (x.offsets[x.rows] + x.rows) * outputs);
+bool Weights::same(const void* weight, int64_t wanted) const {
+  if (&kernels_ != &find(fp64_)) return false;
+  const int64_t words = inputs_ * outputs_ * item_bytes(fp64_) / 4, lines = static_cast<int64_t>(sums_.size());
+  wanted = std::min(wanted, lines);
+  const uint32_t* from = static_cast<const uint32_t*>(weight);
+  const int64_t first = next_.fetch_add(wanted, std::memory_order_relaxed) & 0xFFFFFFFF;
+  bool equal = true;
+  for (int64_t i = 0; i < wanted; ++i) {
+    const int64_t n = first + i, l = (n * kStride + n / lines) % lines;
+    equal &=
+        sums_[static_cast<size_t>(l)] == line_sum(from + l * kLineWords, std::min(kLineWords, words - l * kLineWords));
+  }
+  return equal;
+}
+
+void Weights::forward(const Spikes& x, const void* bias, void* out, int threads) const {
+  threads = usable(threads, (x.offsets[x.rows] + x.rows) * outputs_);
   const int64_t chunks = std::clamp<int64_t>(x.rows / 64, 1, 2 * threads), rows = ceil_div(x.rows, chunks);
-  each(static_cast<int64_t>(tiles.size()) * chunks, threads, [&](int64_t i, int) {
+  each(static_cast<int64_t>(tiles_.size()) * chunks, threads, [&](int64_t i, int) {
     const size_t t = static_cast<size_t>(i / chunks);
-    const int64_t begin = i % chunks * rows;
-    k.forward(x, begin, std::min(x.rows, begin + rows), tiles[t],
-              static_cast<const char*>(packed) + starts[t] * item, bias, out, outputs);
+    const int64_t begin = std::min(x.rows, i % chunks * rows);
+    kernels_.forward(x, begin, std::min(x.rows, begin + rows), tiles_[t], at_[t], bias, out, outputs_);
   });
 }
 
-int64_t step(const Dense& x, int64_t most, const void* packed, const void* bias, int64_t outputs, void* out,
-             int threads) {
-  const Kernels& k = find(x.fp64);
-  const int64_t words = words_of(x.inputs);
+int64_t Weights::step(const void* data, int64_t rows, int64_t ld, int64_t most, const void* bias, void* out,
+                      int threads) const {
+  const Dense x{data, rows, inputs_, ld, fp64_};
+  const int64_t words = words_of(inputs_);
   thread_local std::vector<uint64_t> mask;
   thread_local std::vector<uint16_t> index;
   thread_local std::vector<int32_t> offsets;
@@ -272,28 +301,20 @@ int64_t step(const Dense& x, int64_t most, const void* packed, const void* bias,
   mask.resize(static_cast<size_t>(words));
   offsets.assign(1, 0);
   bool graded = false;
-  for (int64_t r = 0; r < x.rows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     const int32_t from = offsets.back();
-    graded |= k.scan(row_of(x, r), x.inputs, mask.data());
+    graded |= kernels_.scan(row_of(x, r), inputs_, mask.data());
     const int64_t to = from + count_bits(mask.data(), words);
     if (to > most) return -1;
     index.resize(static_cast<size_t>(to + 64));
-    k.indices(mask.data(), words, index.data() + from);
+    kernels_.indices(mask.data(), words, index.data() + from);
     offsets.push_back(static_cast<int32_t>(to));
   }
-  if (graded) {
-    values.resize(static_cast<size_t>(offsets.back()) + 1);
-    for (int64_t r = 0; r < x.rows; ++r)
-      for (int32_t e = offsets[static_cast<size_t>(r)]; e < offsets[static_cast<size_t>(r) + 1]; ++e) {
-        const uint16_t i = index[static_cast<size_t>(e)];
-        if (x.fp64)
-          values[static_cast<size_t>(e)] = reinterpret_cast<const double*>(row_of(x, r))[i];
-        else
-          reinterpret_cast<float*>(values.data())[e] = reinterpret_cast<const float*>(row_of(x, r))[i];
-      }
-  }
-  const Spikes spikes{x.rows, x.inputs, offsets.data(), index.data(), graded ? values.data() : nullptr};
-  forward(x.fp64, spikes, packed, bias, outputs, out, threads);
+  if (graded) values.resize(static_cast<size_t>(offsets.back()) + 1);
+  for (int64_t r = 0; graded && r < rows; ++r)
+    pick(x, r, index.data() + offsets[static_cast<size_t>(r)], offsets[static_cast<size_t>(r)],
+         offsets[static_cast<size_t>(r) + 1], values.data());
+  forward({rows, inputs_, offsets.data(), index.data(), graded ? values.data() : nullptr}, bias, out, threads);
   return offsets.back();
 }
 
@@ -309,13 +330,13 @@ bool weight_gradient(bool fp64, const Spikes& x, const void* grad, int64_t ld, i
   const int64_t inputs = up(ceil_div(x.inputs, parts), 16), wide = 8 * k.width;
   const ByColumn columns(x, item, threads);
   const int64_t panel_bytes = up(depth * wide * item, 4096), total_bytes = up(inputs * wide * item, 4096);
-  const int64_t bytes = std::max(panel_bytes + total_bytes + up(wide * item, 64), kLeastBlock);
-  const Block memory(bytes * threads);
+  const int64_t each_bytes = std::max(panel_bytes + total_bytes + up(wide * item, 64), kLeastBlock);
+  const pool::Block memory(bytes(each_bytes * threads));
   std::atomic<bool> finite{true};
   each(count * parts, threads, [&](int64_t i, int thread) {
     const Tile& tile = tiles[static_cast<size_t>(i / parts)];
     const int64_t begin = std::min(x.inputs, i % parts * inputs), end = std::min(x.inputs, begin + inputs);
-    char* panel = memory.data() + bytes * thread;
+    char* panel = memory.data() + each_bytes * thread;
     char *total = panel + panel_bytes, *sums = total + total_bytes;
     memset(sums, 0, static_cast<size_t>(wide * item));
     for (int64_t b = 0; b < columns.blocks; ++b) {

@@ -1,6 +1,8 @@
 // The part of the bindings that takes spikes: addresses and sizes.
 #include <pybind11/pybind11.h>
 
+#include <memory>
+
 #include "sparse.h"
 
 namespace py = pybind11;
@@ -48,30 +50,30 @@ void bind_sparse(py::module_& m) {
     const py::gil_scoped_release release;
     sparse::expand(at<uint64_t>(mask), spikes(rows, inputs, offsets, index, values), fp64, at<void>(out), threads);
   });
-  m.def("sparse_packed_elements", &sparse::packed_elements);
-  m.def("sparse_pack",
-        [](bool fp64, uintptr_t weight, int64_t inputs, int64_t outputs, uintptr_t packed, int threads) {
+  py::class_<sparse::Weights>(m, "SpikeWeights")
+      .def(py::init([](bool fp64, uintptr_t weight, int64_t inputs, int64_t outputs, int threads) {
+        const py::gil_scoped_release release;
+        return std::make_unique<sparse::Weights>(fp64, at<void>(weight), inputs, outputs, threads);
+      }))
+      .def_property_readonly("finite", &sparse::Weights::finite)
+      .def("same",
+           [](const sparse::Weights& w, uintptr_t weight, int64_t lines) { return w.same(at<void>(weight), lines); })
+      .def("forward",
+           [](const sparse::Weights& w, int64_t rows, int64_t inputs, uintptr_t offsets, uintptr_t index,
+              uintptr_t values, uintptr_t bias, uintptr_t out, int threads) {
+             const py::gil_scoped_release release;
+             w.forward(spikes(rows, inputs, offsets, index, values), at<void>(bias), at<void>(out), threads);
+           })
+      .def("step", [](const sparse::Weights& w, uintptr_t x, int64_t rows, int64_t ld, int64_t most, uintptr_t bias,
+                      uintptr_t out, int threads) {
+        const py::gil_scoped_release release;
+        return w.step(at<void>(x), rows, ld, most, at<void>(bias), at<void>(out), threads);
+      });
+  m.def("sparse_weight_gradient",
+        [](bool fp64, int64_t rows, int64_t inputs, uintptr_t offsets, uintptr_t index, uintptr_t values,
+           uintptr_t grad, int64_t ld, int64_t outputs, uintptr_t g_weight, uintptr_t g_bias, int threads) {
           const py::gil_scoped_release release;
-          return sparse::pack(fp64, at<void>(weight), inputs, outputs, at<void>(packed), threads);
+          return sparse::weight_gradient(fp64, spikes(rows, inputs, offsets, index, values), at<void>(grad), ld,
+                                         outputs, at<void>(g_weight), at<void>(g_bias), threads);
         });
-  m.def("sparse_forward", [](bool fp64, int64_t rows, int64_t inputs, uintptr_t offsets, uintptr_t index,
-                             uintptr_t values, uintptr_t packed, uintptr_t bias, int64_t outputs, uintptr_t out,
-                             int threads) {
-    const py::gil_scoped_release release;
-    sparse::forward(fp64, spikes(rows, inputs, offsets, index, values), at<void>(packed), at<void>(bias), outputs,
-                    at<void>(out), threads);
-  });
-  m.def("sparse_step", [](bool fp64, uintptr_t x, int64_t rows, int64_t inputs, int64_t ld, int64_t most,
-                          uintptr_t packed, uintptr_t bias, int64_t outputs, uintptr_t out, int threads) {
-    const py::gil_scoped_release release;
-    return sparse::step(dense(fp64, x, rows, inputs, ld), most, at<void>(packed), at<void>(bias), outputs,
-                        at<void>(out), threads);
-  });
-  m.def("sparse_weight_gradient", [](bool fp64, int64_t rows, int64_t inputs, uintptr_t offsets, uintptr_t index,
-                                     uintptr_t values, uintptr_t grad, int64_t ld, int64_t outputs, uintptr_t g_weight,
-                                     uintptr_t g_bias, int threads) {
-    const py::gil_scoped_release release;
-    return sparse::weight_gradient(fp64, spikes(rows, inputs, offsets, index, values), at<void>(grad), ld, outputs,
-                                   at<void>(g_weight), at<void>(g_bias), threads);
-  });
 }

@@ -9,8 +9,6 @@ namespace PA_ISA {
 
 using egru::PA_ISA::Vec;
 
-constexpr int64_t kAhead = 8;  // rows of a panel that are on their way from L2
-
 template <class R, int N, bool Graded>
 PA_HD void add_rows(Vec<R> (&sum)[N], const R* panel, const uint16_t* index, const R* values, int64_t count) {
   using V = Vec<R>;
@@ -38,10 +36,14 @@ PA_HD void specialised(int vectors, bool graded, const Body& body) {
       body(n, std::false_type{});
   };
   switch (vectors) {
-    case 1: return with(integral_constant<int, 1>{});
-    case 2: return with(integral_constant<int, 2>{});
-    case 4: return with(integral_constant<int, 4>{});
-    default: return with(integral_constant<int, 8>{});
+    case 1:
+      return with(integral_constant<int, 1>{});
+    case 2:
+      return with(integral_constant<int, 2>{});
+    case 4:
+      return with(integral_constant<int, 4>{});
+    default:
+      return with(integral_constant<int, 8>{});
   }
 }
 
@@ -83,9 +85,9 @@ void columns(const int32_t* starts, const uint16_t* index, const void* values, i
       if (count == 0 && !fresh) continue;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) sum[j] = fresh ? V::all(R(0)) : V::load(to + j * V::width);
-      add_rows<R, N, decltype(graded)::value>(
-          sum, static_cast<const R*>(panel), index + at,
-          decltype(graded)::value ? static_cast<const R*>(values) + at : nullptr, count);
+      add_rows<R, N, decltype(graded)::value>(sum, static_cast<const R*>(panel), index + at,
+                                              decltype(graded)::value ? static_cast<const R*>(values) + at : nullptr,
+                                              count);
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) sum[j].store(to + j * V::width);
     }

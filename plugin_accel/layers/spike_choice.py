@@ -1,4 +1,4 @@
-"""When a product is computed from its spikes: below a density that is measured once per shape, or that the user pins."""
+"""When a product is computed from its spikes: below a density that is measured once per shape, or is pinned."""
 
 from __future__ import annotations
 

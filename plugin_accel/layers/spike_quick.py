@@ -1,0 +1,71 @@
+"""The quick way through a few rows without gradients: streaming, where a call costs more than its product.
+
+What the layer's last call had established is compared, and nothing else done.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import torch
+from torch import Tensor
+from torch._C import _len_torch_function_stack
+from torch.nn import functional as F
+
+from plugin_accel.hosts.inputs import is_watched
+from plugin_accel.layers import spike_choice
+from plugin_accel.layers.spike_weights import FEW_LINES, Packed, Plan, known
+
+FEW_ROWS = 16
+"""So many are looked at and multiplied in one call of the library."""
+LEAST_WORK = 1 << 17
+"""Multiplications of a dense product below which a choice costs more than it brings."""
+
+
+def remember(x: Tensor, weight: Tensor, bias: Tensor | None, ready: Packed, most: int) -> None:
+    """Take note of a call that was found to be one for the kernels."""
+    rows = x.numel() // x.shape[-1]
+    ready.plan = Plan(
+        x.shape,
+        (*x.shape[:-1], weight.shape[0]),
+        x.dtype,
+        None if bias is None else weakref.ref(bias),
+        spike_choice.pinned(),
+        torch.get_num_threads(),
+        rows,
+        x.shape[-1],
+        most,
+    )
+
+
+def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """What the general way gives for a call like the last one; None: go that way."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return None
+    ready = known(weight)
+    if ready is None or (plan := ready.plan) is None:
+        return None
+    if (
+        type(x) is not Tensor
+        or x.shape != plan.shape
+        or x.dtype is not plan.dtype
+        or not x.is_cpu
+        or not x.is_contiguous()
+        or x.is_neg()
+        or (bias is not None if plan.bias is None else plan.bias() is not bias)
+        or (
+            bias is not None
+            and (bias.dtype is not plan.dtype or bias.shape != ready.shape[:1] or not bias.is_contiguous())
+        )
+        or plan.pinned is not spike_choice.pinned()
+        or plan.threads != torch.get_num_threads()
+        or torch.is_autocast_enabled("cpu")
+        or is_watched()
+        or _len_torch_function_stack()
+        or not ready.kernels.same(ready.address, FEW_LINES)
+    ):
+        return None
+    out = torch.empty(plan.out_shape, dtype=plan.dtype, device="cpu")
+    where = 0 if bias is None else bias.data_ptr()
+    seen = ready.kernels.step(x.data_ptr(), plan.rows, plan.inputs, plan.most, where, out.data_ptr(), plan.threads)
+    return out if seen >= 0 else F.linear(x, weight, bias)
