@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +14,17 @@ from torch.nn import functional as F
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.layers import spike_choice
 from plugin_accel.layers.spike_choice import BreakEven
-from plugin_accel.layers.spike_quick import FEW_ROWS, LEAST_WORK, quick_call, remember
-from plugin_accel.layers.spike_rows import Kept, compress, empty, expanded, product, sampled, weight_gradients
+from plugin_accel.layers.spike_quick import FEW_ROWS, LEAST_WORK, quick_call, remember, skip
+from plugin_accel.layers.spike_rows import Kept, compress, empty, expanded, product, sampled, slimmed, weight_gradients
 from plugin_accel.layers.spike_weights import packed
 
 MOST_INPUTS = 65536
 """Indices have 16 bits."""
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (Tensor, nn.Parameter)
+_ALWAYS = BreakEven(2.0, 2.0)
+# Seconds that a call costs beyond its kernels: without gradients and through autograd, forward and backward.
+_QUICK, _GENERAL = (4e-6, 0.0), (40e-6, 20e-6)
 
 
 def refusal(x: Any, weight: Any, bias: Any) -> str | None:
@@ -67,42 +71,63 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
     """
     if chosen is None and (quick := quick_call(x, weight, bias)) is not None:
         return quick
-    if refusal(x, weight, bias) is not None or x.numel() * weight.shape[0] < LEAST_WORK:
+    if refusal(x, weight, bias) is not None or (work := x.numel() * weight.shape[0]) == 0:
         return F.linear(x, weight, bias)
-    limits = chosen or _break_even(x, weight, bias)
-    if torch.is_grad_enabled() and (
+    training = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    ):
-        matrix = _matrix(x.detach())
-        density, graded = sampled(matrix)
-        if graded and density >= limits.forward:
-            return F.linear(x, weight, bias)
-        found: Tensor = _Product.apply(x, weight, bias, matrix, limits)  # type: ignore[no-untyped-call]
-        return found
-    return _infer(x, weight, bias, limits, chosen is None)
+    )
+    found = None
+    if chosen is not None:
+        found = (_train if training else _infer)(x, weight, bias, chosen)
+    elif work >= LEAST_WORK:
+        limits = _break_even(x, weight, bias, training)
+        if training and max(limits) > 0:
+            found = _train(x, weight, bias, limits)
+        elif not training and limits.forward > 0:
+            found = _infer(x, weight, bias, limits)
+            if found is not None and x.numel() <= FEW_ROWS * weight.shape[1] and x.is_contiguous():
+                remember(x, weight, bias, int(limits.forward * x.numel()))
+    if found is None:
+        if chosen is None:
+            skip(weight, work)
+        found = F.linear(x, weight, bias)
+    return found
 
 
-def _infer(x: Tensor, weight: Tensor, bias: Tensor | None, limits: BreakEven, usual: bool) -> Tensor:
+def _train(x: Tensor, weight: Tensor, bias: Tensor | None, limits: BreakEven) -> Tensor | None:
+    """With gradients; None: `F.linear` does as well.
+
+    Where the product is dense, bits are kept instead of an input that is part of a graph. One that is not is likely to
+    be held by the user anyway.
+    """
+    matrix = _matrix(x.detach())
+    density, graded = sampled(matrix)
+    if density >= limits.forward and (graded or not x.requires_grad):
+        return None
+    found: Tensor = _Product.apply(x, weight, bias, matrix, limits)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _infer(x: Tensor, weight: Tensor, bias: Tensor | None, limits: BreakEven) -> Tensor | None:
+    """Without gradients; None: the product is dense."""
     matrix, outputs, limit = _matrix(x), weight.shape[0], limits.forward
     rows, inputs = matrix.shape
+    if rows > FEW_ROWS and sampled(matrix)[0] >= limit:
+        return None
     ready = packed(weight, rows)
-    if not ready.finite or limit <= 0:
-        return F.linear(x, weight, bias)
+    if not ready.finite:
+        return None
+    shape = (*x.shape[:-1], outputs)
     if rows <= FEW_ROWS:
-        out = empty((*x.shape[:-1], outputs), x.dtype)
-        most = int(limit * rows * inputs)
+        out = empty(shape, x.dtype)
         where = 0 if bias is None else bias.data_ptr()
-        threads = torch.get_num_threads()
-        if usual and matrix.data_ptr() == x.data_ptr():
-            remember(x, weight, bias, ready, most)
+        most, threads = int(min(limit, 1.0) * rows * inputs), torch.get_num_threads()
         seen = ready.kernels.step(matrix.data_ptr(), rows, matrix.stride(0), most, where, out.data_ptr(), threads)
-        return out if seen >= 0 else F.linear(x, weight, bias)
-    if sampled(matrix)[0] >= limit:
-        return F.linear(x, weight, bias)
+        return None if seen < 0 else out
     kept = compress(matrix, limit)
     if kept is None or kept.indices is None:
-        return F.linear(x, weight, bias)
-    return product(kept, ready.kernels, bias, outputs, x.dtype).view(*x.shape[:-1], outputs)
+        return None
+    return product(kept, ready.kernels, bias, outputs, x.dtype).view(shape)
 
 
 def _matrix(x: Tensor) -> Tensor:
@@ -111,35 +136,41 @@ def _matrix(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _break_even(x: Tensor, weight: Tensor, bias: Tensor | None) -> BreakEven:
-    def timing(rows: int, density: float | None) -> tuple[Callable[[], object], Callable[[], object]]:
-        return _timing(weight.detach(), None if bias is None else bias.detach(), rows, density)
-
+def _break_even(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> BreakEven:
     outputs, inputs = weight.shape
-    return spike_choice.break_even(x.dtype, x.numel() // inputs, inputs, outputs, timing)
+    rows = x.numel() // inputs
+
+    def timing() -> spike_choice.Timing:
+        plain = weight.detach(), None if bias is None else bias.detach()
+        quick = not training and rows <= FEW_ROWS
+        return spike_choice.Timing(partial(_timed, *plain, quick), _QUICK if quick else _GENERAL)
+
+    return spike_choice.break_even(x.dtype, rows, inputs, outputs, training, timing)
 
 
-def _timing(
-    weight: Tensor, bias: Tensor | None, rows: int, density: float | None
+def _timed(
+    weight: Tensor, bias: Tensor | None, quick: bool, rows: int, density: float | None
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """See `spike_choice.Timing`."""
     outputs, inputs = weight.shape
     generator = torch.Generator().manual_seed(0)  # not the user's
-    x = torch.rand(rows, inputs, generator=generator, dtype=weight.dtype, device="cpu").lt_(density or 0.03)
-    grad = torch.rand(rows, outputs, generator=generator, dtype=weight.dtype, device="cpu")
+    x, grad = (
+        torch.rand(rows, size, generator=generator, dtype=weight.dtype, device="cpu") for size in (inputs, outputs)
+    )
+    x = x.lt_(density or 0.03)
     if density is None:
         return lambda: F.linear(x, weight, bias), lambda: (torch.mm(grad.t(), x), grad.sum(0))
-    ready = packed(weight, rows)
-    kept = compress(x, 2.0)
+    kept = compress(x, _ALWAYS.forward)
 
     def forward() -> None:
-        again = compress(x, 2.0)
-        if again is not None:
-            product(again, ready.kernels, bias, outputs, x.dtype)
+        if quick:
+            _infer(x, weight, bias, _ALWAYS)
+        elif (again := compress(x, _ALWAYS.forward)) is not None:
+            product(again, packed(weight, rows).kernels, bias, outputs, x.dtype)
 
     def backward() -> None:
         if kept is not None:
-            weight_gradients(kept, grad, bias is not None, 2.0)
+            weight_gradients(kept, grad, bias is not None, _ALWAYS.weight_gradient)
 
     return forward, backward
 
@@ -160,7 +191,7 @@ class _Product(torch.autograd.Function):
             y = _dense(x, weight, bias)
         ctx.limit, ctx.shape, ctx.dtype, ctx.sizes = limits.weight_gradient, x.shape, x.dtype, matrix.shape
         ctx.compressed = kept is not None
-        rest = () if not need_weight else (x,) if kept is None else kept[2:]
+        rest = () if not need_weight else (x,) if kept is None else slimmed(kept, limits.weight_gradient)[2:]
         ctx.save_for_backward(weight if need_x else None, *rest)
         return y
 

@@ -26,6 +26,9 @@ class BreakEven(NamedTuple):
     weight_gradient: float
 
 
+KEY = ("isa", "threads", "dtype", "training", "rows", "inputs", "outputs")
+"""What a break-even depends on; rows: a power of two, at most 1024."""
+
 _pinned: ContextVar[BreakEven | None] = ContextVar("spike_break_even", default=None)
 _measured: dict[tuple[object, ...], BreakEven] = {}
 
@@ -82,7 +85,7 @@ def pinned() -> BreakEven | None:
 
 
 def measured() -> dict[tuple[object, ...], BreakEven]:
-    """What has been measured so far, by (instruction set, threads, dtype, rows, inputs, outputs)."""
+    """What has been measured so far, by `KEY`."""
     return dict(_measured)
 
 
@@ -91,32 +94,39 @@ def forget() -> None:
     _measured.clear()
 
 
-Timing = Callable[[int, float | None], tuple[Callable[[], object], Callable[[], object]]]
-"""(rows, density or None for dense) -> calls of the product and of the weights' gradient."""
+class Timing(NamedTuple):
+    """What a measurement times."""
+
+    calls: Callable[[int, float | None], tuple[Callable[[], object], Callable[[], object]]]
+    """(rows, density, or None for dense) -> calls of the product and of the weights' gradient."""
+    overhead: tuple[float, float]
+    """Seconds of choosing and of bookkeeping that come to the two."""
 
 
-def break_even(dtype: torch.dtype, rows: int, inputs: int, outputs: int, timing: Timing) -> BreakEven:
+def break_even(
+    dtype: torch.dtype, rows: int, inputs: int, outputs: int, training: bool, timing: Callable[[], Timing]
+) -> BreakEven:
     """The densities in force for a product [rows, inputs] x [inputs, outputs]; measured at the first call."""
     found = pinned()
     if found is not None:
         return found
     rows = min(1 << (rows.bit_length() - 1), _MOST_ROWS)
-    key = (_C.isa(), torch.get_num_threads(), dtype, rows, inputs, outputs)
+    key = (_C.isa(), torch.get_num_threads(), str(dtype), training, rows, inputs, outputs)
     found = _measured.get(key)
     if found is None:
-        found = _measured[key] = _measure(rows, timing)
+        found = _measured[key] = _measure(rows, timing())
     return found
 
 
 def _measure(rows: int, timing: Timing) -> BreakEven:
     """Where the lines through the times at two densities meet the time of the dense product."""
     low, high = 0.03, 0.25
-    calls = [timing(rows, density) for density in (None, low, high)]
+    calls = [timing.calls(rows, density) for density in (None, low, high)]
     found = []
-    for product in (0, 1):
+    for product, overhead in enumerate(timing.overhead):
         dense, at_low, at_high = (_seconds(call[product]) for call in calls)
         slope = max((at_high - at_low) / (high - low), 1e-12)
-        found.append(min(max(_MARGIN * (low + (dense - at_low) / slope), 0.0), 1.0))
+        found.append(min(max(_MARGIN * (low + (dense - overhead - at_low) / slope), 0.0), 1.0))
     return BreakEven(*found)
 
 

@@ -1,4 +1,4 @@
-"""The quick way through a few rows without gradients: streaming, where a call costs more than its product.
+"""The quick way through small calls: streaming, where a call costs more than its product.
 
 What the layer's last call had established is compared, and nothing else done.
 """
@@ -14,36 +14,48 @@ from torch.nn import functional as F
 
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.layers import spike_choice
-from plugin_accel.layers.spike_weights import FEW_LINES, Packed, Plan, known
+from plugin_accel.layers.spike_weights import FEW_LINES, KNOWN, Plan, is_current, known
 
 FEW_ROWS = 16
 """So many are looked at and multiplied in one call of the library."""
 LEAST_WORK = 1 << 17
 """Multiplications of a dense product below which a choice costs more than it brings."""
+SMALL_WORK = 1 << 24
+"""Those below which even the look at the input counts."""
+_SKIPPED = 31
 
 
-def remember(x: Tensor, weight: Tensor, bias: Tensor | None, ready: Packed, most: int) -> None:
-    """Take note of a call that was found to be one for the kernels."""
-    rows = x.numel() // x.shape[-1]
-    ready.plan = Plan(
+def remember(x: Tensor, weight: Tensor, bias: Tensor | None, most: int) -> None:
+    """Take note of a call without gradients that was found to be one for the kernels."""
+    known(weight).plan = Plan(
         x.shape,
         (*x.shape[:-1], weight.shape[0]),
         x.dtype,
         None if bias is None else weakref.ref(bias),
         spike_choice.pinned(),
         torch.get_num_threads(),
-        rows,
+        x.numel() // x.shape[-1],
         x.shape[-1],
         most,
     )
 
 
+def skip(weight: Tensor, work: int) -> None:
+    """Take note of a call that was found to be dense: of small ones, the next few are dense without a look."""
+    if work < SMALL_WORK and spike_choice.pinned() is None:
+        known(weight).skip = _SKIPPED
+
+
 def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """What the general way gives for a call like the last one; None: go that way."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    of = KNOWN.get(id(weight))
+    if of is None or torch.compiler.is_compiling():
         return None
-    ready = known(weight)
-    if ready is None or (plan := ready.plan) is None:
+    if of.skip and spike_choice.pinned() is None:
+        of.skip -= 1
+        return F.linear(x, weight, bias)
+    plan, made = of.plan, of.packed
+    if plan is None or made is None or of.owner() is not weight or torch.is_grad_enabled():
         return None
     if (
         type(x) is not Tensor
@@ -52,20 +64,21 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         or not x.is_cpu
         or not x.is_contiguous()
         or x.is_neg()
+        or not is_current(made, weight)
         or (bias is not None if plan.bias is None else plan.bias() is not bias)
-        or (
-            bias is not None
-            and (bias.dtype is not plan.dtype or bias.shape != ready.shape[:1] or not bias.is_contiguous())
-        )
+        or (bias is not None and (bias.dtype is not plan.dtype or bias.numel() != made.shape[0]))
         or plan.pinned is not spike_choice.pinned()
         or plan.threads != torch.get_num_threads()
         or torch.is_autocast_enabled("cpu")
         or is_watched()
         or _len_torch_function_stack()
-        or not ready.kernels.same(ready.address, FEW_LINES)
+        or not made.kernels.same(made.address, FEW_LINES)
     ):
         return None
     out = torch.empty(plan.out_shape, dtype=plan.dtype, device="cpu")
     where = 0 if bias is None else bias.data_ptr()
-    seen = ready.kernels.step(x.data_ptr(), plan.rows, plan.inputs, plan.most, where, out.data_ptr(), plan.threads)
-    return out if seen >= 0 else F.linear(x, weight, bias)
+    seen = made.kernels.step(x.data_ptr(), plan.rows, plan.inputs, plan.most, where, out.data_ptr(), plan.threads)
+    if seen >= 0:
+        return out
+    skip(weight, plan.rows * plan.inputs * made.shape[0])
+    return F.linear(x, weight, bias)

@@ -16,7 +16,7 @@ _MOST_ENTRIES = 2**31
 
 
 class Kept(NamedTuple):
-    """Rows of spikes: the bits of what is not zero, or the indices and, unless all are one, the values."""
+    """Rows of spikes: the bits of what is not zero, unless values are needed, and the indices of few spikes."""
 
     rows: int
     inputs: int
@@ -27,6 +27,7 @@ class Kept(NamedTuple):
     indices: Tensor | None
     """int16, to be read as unsigned."""
     values: Tensor | None
+    """Those of the indices; None: all are one."""
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -77,7 +78,15 @@ def compress(matrix: Tensor, limit: float) -> Kept | None:
     index = empty((nonzero,), torch.int16)
     values = empty((nonzero,), matrix.dtype) if graded else None
     _C.sparse_fill(*arguments, index.data_ptr(), _address(values), threads)
-    return Kept(rows, inputs, offsets, None, index, values)
+    return Kept(rows, inputs, offsets, None if graded else mask, index, values)
+
+
+def slimmed(kept: Kept, limit: float) -> Kept:
+    """What the weights' gradient reads: indices below a density of `limit`, else bits, if they say all."""
+    if kept.mask is None or kept.indices is None:
+        return kept
+    sparse = kept.indices.numel() < limit * kept.rows * kept.inputs
+    return kept._replace(mask=None) if sparse else kept._replace(indices=None)
 
 
 def product(kept: Kept, weights: _C.SpikeWeights, bias: Tensor | None, outputs: int, dtype: torch.dtype) -> Tensor:

@@ -31,11 +31,9 @@ class Plan(NamedTuple):
     """Entries of the input above which the product is a dense one."""
 
 
-@dataclass(eq=False)
-class Packed:
+class Packed(NamedTuple):
     """The kernels' weights, and what they were made from."""
 
-    owner: weakref.ref[Tensor]
     address: int
     version: int
     dtype: torch.dtype
@@ -43,26 +41,47 @@ class Packed:
     kernels: _C.SpikeWeights
     finite: bool
     """Whether no weight is infinite or NaN: 0 x inf is NaN in a dense product, and is left out in a sparse one."""
+
+
+@dataclass(eq=False)
+class Known:
+    """What is known of one weight; goes with it."""
+
+    owner: weakref.ref[Tensor]
+    skip: int = 0
+    """Small calls that are dense without a look at the input, since earlier ones were."""
+    packed: Packed | None = None
     plan: Plan | None = None
 
 
-_packed: dict[int, Packed] = {}
+KNOWN: dict[int, Known] = {}
+"""By `id` of the weight; torch's tensors do not compare as keys."""
 
 
-def known(weight: Tensor) -> Packed | None:
-    """What was last made for this tensor, unless its version or address has changed since."""
-    found = _packed.get(id(weight))
-    if (
-        found is None
-        or found.owner() is not weight
-        or found.version != weight._version
-        or found.address != weight.data_ptr()
-        or found.dtype is not weight.dtype
-        or found.shape != weight.shape
-        or not weight.is_contiguous()
-    ):
-        return None
+def known(weight: Tensor) -> Known:
+    """What is known of this weight."""
+    key = id(weight)
+    found = KNOWN.get(key)
+    if found is None or found.owner() is not weight:
+        found = KNOWN[key] = Known(weakref.ref(weight, lambda gone: _forget(key, gone)))
     return found
+
+
+def _forget(key: int, gone: weakref.ref[Tensor]) -> None:
+    found = KNOWN.get(key)
+    if found is not None and found.owner is gone:
+        del KNOWN[key]
+
+
+def is_current(made: Packed, weight: Tensor) -> bool:
+    """Whether this is the tensor that it was made from, in the version that torch counts."""
+    return (
+        made.version == weight._version
+        and made.address == weight.data_ptr()
+        and made.dtype is weight.dtype
+        and made.shape == weight.shape
+        and weight.is_contiguous()
+    )
 
 
 def packed(weight: Tensor, rows: int) -> Packed:
@@ -72,18 +91,13 @@ def packed(weight: Tensor, rows: int) -> Packed:
     `.data`, or NumPy) are looked for: each call compares some cache lines with what they were, two for each row and
     others at each call.
     """
-    found = known(weight)
-    if found is not None and found.kernels.same(found.address, max(FEW_LINES, 2 * rows)):
-        return found
-    key, address = id(weight), weight.data_ptr()
+    of = known(weight)
+    made = of.packed
+    if made is not None and is_current(made, weight) and made.kernels.same(made.address, max(FEW_LINES, 2 * rows)):
+        return made
     outputs, inputs = weight.shape
+    address = weight.data_ptr()
     kernels = _C.SpikeWeights(weight.dtype is torch.float64, address, inputs, outputs, torch.get_num_threads())
-    owner = weakref.ref(weight, lambda gone: _forget(key, gone))
-    made = _packed[key] = Packed(owner, address, weight._version, weight.dtype, weight.shape, kernels, kernels.finite)
+    of.packed = made = Packed(address, weight._version, weight.dtype, weight.shape, kernels, kernels.finite)
+    of.plan = None
     return made
-
-
-def _forget(key: int, gone: weakref.ref[Tensor]) -> None:
-    found = _packed.get(key)
-    if found is not None and found.owner is gone:
-        del _packed[key]
