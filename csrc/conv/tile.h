@@ -102,9 +102,9 @@ inline void forward(const Problem& p, int64_t image, void* workspace) {
 template <bool Graded>
 void backward_places(const Problem& p, const Space& s, int64_t first, int64_t count, const float* g_y, int64_t ldg,
                      float* g_weight, float* g_bias) {
-  V total[kVectors];
+  V total[kVectors];  // of these places alone: one long chain of sums would lose digits
 #pragma GCC unroll 8
-  for (int j = 0; j < kVectors; ++j) total[j] = V::load(g_bias + j * V::width);
+  for (int j = 0; j < kVectors; ++j) total[j] = V::all(0.0f);
   for (int64_t i = 0; i < count; ++i, g_y += ldg) {
     const int32_t entries = collect<Graded>(p, s, first + i);
     V g[kVectors];
@@ -125,7 +125,10 @@ void backward_places(const Problem& p, const Space& s, int64_t first, int64_t co
     }
   }
 #pragma GCC unroll 8
-  for (int j = 0; j < kVectors; ++j) total[j].store(g_bias + j * V::width);
+  for (int j = 0; j < kVectors; ++j) {
+    total[j].add(V::all(1.0f), V::load(g_bias + j * V::width));
+    total[j].store(g_bias + j * V::width);
+  }
 }
 
 inline void backward(const Problem& p, int64_t image, void* workspace, float* g_weight, float* g_bias) {
