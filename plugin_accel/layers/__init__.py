@@ -11,7 +11,7 @@ from plugin_accel.layers.egru_convert import (
 )
 from plugin_accel.layers.egru_sparsity import activity_loss
 from plugin_accel.layers.spike_choice import spike_break_even
-from plugin_accel.layers.spike_linear import SpikeLinear, spike_linear
+from plugin_accel.layers.spike_linear import SpikeLinear, sparse_linear
 
 __all__ = [
     "EGRU",
@@ -25,6 +25,6 @@ __all__ = [
     "gru_from_egru",
     "replace_gru",
     "spike_break_even",
-    "spike_linear",
+    "sparse_linear",
     "to_evnn_state_dict",
 ]

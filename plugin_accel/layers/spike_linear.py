@@ -7,7 +7,7 @@ Interface, for whoever swaps it in::
 
 It has no state of its own: Parameters, `state_dict`, hooks, `repr`, pickles and copies are those of `nn.Linear`. Packed
 weights and measured break-evens are kept outside of it. Every input is taken: what the kernels cannot do runs
-`torch.nn.functional.linear`. `refusal(layer, x)` says why; `spike_linear` is the function behind the layer.
+`torch.nn.functional.linear`. `refusal(layer, x)` says why; `sparse_linear` is the function behind the layer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from plugin_accel.layers import spike_call
 from plugin_accel.layers.spike_choice import BreakEven
 
-__all__ = ["SpikeLinear", "refusal", "spike_linear"]
+__all__ = ["SpikeLinear", "refusal", "sparse_linear"]
 
 
 class SpikeLinear(nn.Linear):
@@ -43,7 +43,7 @@ class SpikeLinear(nn.Linear):
         return spike_call.run(input, self.weight, self.bias)
 
 
-def spike_linear(
+def sparse_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, break_even: tuple[float, float] | None = None
 ) -> Tensor:
     """`torch.nn.functional.linear` as `SpikeLinear` computes it.
