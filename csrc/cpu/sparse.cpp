@@ -80,10 +80,13 @@ int64_t panel_elements(const std::vector<Tile>& tiles, int64_t depth, int width)
   return count;
 }
 
-// A sum that changes with any one of a line's words.
+// A hash of a line. Words are mixed first: one change of all exponents must not add up to nothing.
 uint32_t line_sum(const uint32_t* words, int64_t count) {
   uint32_t sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += words[i] * (0x9E3779B1u + 2 * static_cast<uint32_t>(i));
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t mixed = words[i] * 0x9E3779B1u;
+    sum += (mixed ^ (mixed >> 15)) * (0x85EBCA6Bu + 2 * static_cast<uint32_t>(i));
+  }
   return sum;
 }
 

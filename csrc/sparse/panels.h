@@ -6,6 +6,7 @@ namespace sparse {
 namespace PA_ISA {
 
 constexpr int64_t kSquare = 16;
+constexpr int64_t kFetched = 8;  // rows of a gradient that are on their way: each lies in a page of its own
 
 // to[j][i] = from[i][j]
 template <class R>
@@ -61,6 +62,8 @@ void panel(const void* from, int64_t ld, int64_t rows, const Tile& tile, void* t
     for (int64_t r = first; r < std::min(rows, first + group); ++r) {
       const R* g = static_cast<const R*>(from) + r * ld + tile.first;
       R* row = static_cast<R*>(to) + r * wide;
+      for (int64_t c = 0; c < wide; c += 64 / static_cast<int64_t>(sizeof(R)))
+        __builtin_prefetch(g + kFetched * ld + c);
       for (int64_t c = 0; c < tile.columns; ++c) row[c] = g[c];
       for (int64_t c = tile.columns; c < wide; ++c) row[c] = R(0);
       for (int64_t c = 0; c < tile.columns; ++c) part[c] += g[c];

@@ -5,6 +5,8 @@
 namespace sparse {
 namespace PA_ISA {
 
+constexpr int64_t kFloatsAhead = 1024;  // the hardware looks no further than to the end of a page
+
 template <class R>
 bool scan(const void* row, int64_t inputs, uint64_t* mask) {
   const R* x = static_cast<const R*>(row);
@@ -19,6 +21,7 @@ bool scan(const void* row, int64_t inputs, uint64_t* mask) {
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
         const __m512 v = _mm512_loadu_ps(x + k + 16 * j);
+        __builtin_prefetch(x + k + 16 * j + kFloatsAhead);
         bits |= static_cast<uint64_t>(_mm512_cmp_ps_mask(v, zero, _CMP_NEQ_UQ)) << (16 * j);
         ones |= static_cast<uint64_t>(_mm512_cmp_ps_mask(v, one, _CMP_EQ_OQ)) << (16 * j);
       }
@@ -58,10 +61,22 @@ bool scan(const void* row, int64_t inputs, uint64_t* mask) {
   return other;
 }
 
-// Eight at a time whether or not there are as many: a branch per word instead of one per bit.
 inline uint16_t* indices(const uint64_t* mask, int64_t words, uint16_t* to) {
   for (int64_t w = 0; w < words; ++w) {
     uint64_t bits = mask[w];
+#if defined(PA_EGRU_AVX512)
+    __m512i at = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    at = _mm512_add_epi32(at, _mm512_set1_epi32(static_cast<int>(w * 64)));
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j, bits >>= 16) {
+      const __mmask16 set = static_cast<__mmask16>(bits);
+      const __m256i narrow = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(set, at));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow);
+      to += __builtin_popcount(set);
+      at = _mm512_add_epi32(at, _mm512_set1_epi32(16));
+    }
+#else
+    // Eight at a time whether or not there are as many: a branch per word instead of one per bit.
     const int count = __builtin_popcountll(bits);
     for (int e = 0; e < count; e += 8)
 #pragma GCC unroll 8
@@ -70,6 +85,7 @@ inline uint16_t* indices(const uint64_t* mask, int64_t words, uint16_t* to) {
         bits &= bits - 1;
       }
     to += count;
+#endif
   }
   return to;
 }

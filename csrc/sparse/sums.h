@@ -25,6 +25,8 @@ PA_HD void add_rows(Vec<R> (&sum)[N], const R* panel, const uint16_t* index, con
   }
 }
 
+constexpr int64_t kRowsAhead = 2;  // rows of the result that are on their way while a sum is taken
+
 // Calls body with the number of vectors, and whether there are values, as constants.
 template <class Body>
 PA_HD void specialised(int vectors, bool graded, const Body& body) {
@@ -64,6 +66,7 @@ void forward(const Spikes& x, int64_t begin, int64_t end, const Tile& tile, cons
       add_rows<R, N, decltype(graded)::value>(sum, static_cast<const R*>(panel), x.index + at,
                                               decltype(graded)::value ? values + at : nullptr, x.offsets[r + 1] - at);
       R* to = static_cast<R*>(out) + r * ldo + tile.first;
+      for (int j = 0; j < N; ++j) __builtin_prefetch(to + kRowsAhead * ldo + j * V::width, 1);
       const bool whole = tile.columns == wide;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) sum[j].store((whole ? to : last) + j * V::width);

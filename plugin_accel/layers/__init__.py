@@ -11,8 +11,8 @@ from plugin_accel.layers.egru_convert import (
 )
 from plugin_accel.layers.egru_sparsity import activity_loss
 from plugin_accel.layers.spike_choice import spike_break_even
-from plugin_accel.layers.spike_conv import SpikeConv2d, spike_conv2d
-from plugin_accel.layers.spike_linear import SpikeLinear, spike_linear
+from plugin_accel.layers.spike_conv import SpikeConv2d, sparse_conv2d
+from plugin_accel.layers.spike_linear import SpikeLinear, sparse_linear
 
 __all__ = [
     "EGRU",
@@ -27,7 +27,7 @@ __all__ = [
     "gru_from_egru",
     "replace_gru",
     "spike_break_even",
-    "spike_conv2d",
-    "spike_linear",
+    "sparse_conv2d",
+    "sparse_linear",
     "to_evnn_state_dict",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C import _len_torch_function_stack
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.nn import functional as F
 
 from plugin_accel.hosts.inputs import is_watched
@@ -206,7 +207,7 @@ class _Product(torch.autograd.Function):
             kept = Kept(*ctx.sizes, *rest) if ctx.compressed else None
             if kept is None:
                 g_weight = grad.t() @ rest[0].reshape(ctx.sizes)
-            elif type(g) is Tensor and not (torch.is_grad_enabled() or is_watched() or _len_torch_function_stack()):
+            elif _is_readable(g) and not torch.is_grad_enabled():
                 g_weight, g_bias = weight_gradients(kept, grad.contiguous(), need_bias, ctx.limit)
             elif need_x and torch.is_grad_enabled():
                 raise RuntimeError(
@@ -218,6 +219,11 @@ class _Product(torch.autograd.Function):
         if need_bias and g_bias is None:
             g_bias = grad.sum(0)
         return g_x, g_weight, g_bias, None, None
+
+
+def _is_readable(g: Tensor) -> bool:
+    """Whether a gradient is plain memory; under `is_grads_batched` it is not."""
+    return type(g) is Tensor and not (is_legacy_batchedtensor(g) or is_watched() or _len_torch_function_stack())
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ from plugin_accel.backends.cpu import pooled
 from plugin_accel.layers.spike_choice import pinned
 from plugin_accel.layers.spike_record import recorded
 
-__all__ = ["BREAK_EVEN", "SpikeConv2d", "last_call", "spike_conv2d"]
+__all__ = ["BREAK_EVEN", "SpikeConv2d", "last_call", "sparse_conv2d"]
 
 BREAK_EVEN = {"avx512": (0.26, 0.16), "avx2": (0.16, 0.12), "baseline": (0.08, 0.07)}
 """Instruction set to the share of values that are not 0 up to which spikes are quicker than oneDNN: forward alone, and
@@ -178,7 +178,7 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     return call, f"from spikes: {density:.1%} of the input is not 0"
 
 
-def spike_conv2d(
+def sparse_conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -206,7 +206,7 @@ def spike_conv2d(
     """
     if torch.compiler.is_compiling():
         return F.conv2d(x, weight, bias, stride, padding, dilation)
-    seen = recorded(spike_conv2d, x, weight, bias, stride, padding, dilation)
+    seen = recorded(sparse_conv2d, x, weight, bias, stride, padding, dilation)
     if seen is not None:
         return seen
     geometry = Geometry(stride, padding, dilation)
@@ -218,7 +218,7 @@ def spike_conv2d(
     return y
 
 
-spike_conv2d.per_sample = 4  # type: ignore[attr-defined]  # for time fusion: dimensions with the batch
+sparse_conv2d.per_sample = 4  # type: ignore[attr-defined]  # for time fusion: dimensions with the batch
 
 
 def last_call(module: nn.Module) -> str | None:
@@ -228,7 +228,7 @@ def last_call(module: nn.Module) -> str | None:
 
 
 class SpikeConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` whose input is mostly zeros: see `spike_conv2d`.
+    """`torch.nn.Conv2d` whose input is mostly zeros: see `sparse_conv2d`.
 
     Adds nothing to its base class; instances are made of `nn.Conv2d` by `plugin_accel.convert(net, sparse=...)`, or
     as one makes an `nn.Conv2d`. Groups and other padding than zeros run as in `nn.Conv2d`.
@@ -240,13 +240,13 @@ class SpikeConv2d(nn.Conv2d):
         return nn.Conv2d.__name__
 
     def forward(self, input: Tensor) -> Tensor:
-        """See `spike_conv2d`."""
+        """See `sparse_conv2d`."""
         if why_dense(self) is not None:
             return super().forward(input)
         stride, padding, dilation = (_pair(n) for n in (self.stride, self.padding, self.dilation))
         if isinstance(self.padding, str):
             padding = _sides(self)[0][::-1]
-        return spike_conv2d(input, self.weight, self.bias, stride, padding, dilation)
+        return sparse_conv2d(input, self.weight, self.bias, stride, padding, dilation)
 
 
 def _sides(module: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:

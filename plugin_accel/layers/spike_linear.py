@@ -7,7 +7,7 @@ Interface, for whoever swaps it in::
 
 It has no state of its own: Parameters, `state_dict`, hooks, `repr`, pickles and copies are those of `nn.Linear`. Packed
 weights and measured break-evens are kept outside of it. Every input is taken: what the kernels cannot do runs
-`torch.nn.functional.linear`. `refusal(layer, x)` says why; `spike_linear` is the function behind the layer.
+`torch.nn.functional.linear`. `refusal(layer, x)` says why; `sparse_linear` is the function behind the layer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plugin_accel.layers import spike_call
 from plugin_accel.layers.spike_choice import BreakEven
 from plugin_accel.layers.spike_record import recorded
 
-__all__ = ["SpikeLinear", "refusal", "spike_linear"]
+__all__ = ["SpikeLinear", "refusal", "sparse_linear"]
 
 
 class SpikeLinear(nn.Linear):
@@ -46,10 +46,10 @@ class SpikeLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`nn.Linear.forward`."""
-        return spike_linear(input, self.weight, self.bias)
+        return sparse_linear(input, self.weight, self.bias)
 
 
-def spike_linear(
+def sparse_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, break_even: tuple[float, float] | None = None
 ) -> Tensor:
     """`torch.nn.functional.linear` as `SpikeLinear` computes it.
@@ -64,13 +64,13 @@ def spike_linear(
     Returns:
         [..., outputs].
     """
-    seen = recorded(spike_linear, x, weight, bias)
+    seen = recorded(sparse_linear, x, weight, bias)
     if seen is not None:
         return seen
     return spike_call.run(x, weight, bias, None if break_even is None else BreakEven(*break_even))
 
 
-spike_linear.per_sample = 0  # type: ignore[attr-defined]  # for time fusion: the last dimension is a sample's own
+sparse_linear.per_sample = 0  # type: ignore[attr-defined]  # for time fusion: the last dimension is a sample's own
 
 
 def refusal(layer: nn.Linear, x: Any) -> str | None:

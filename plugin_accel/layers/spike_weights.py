@@ -12,7 +12,7 @@ from torch import Tensor
 from plugin_accel import _C
 from plugin_accel.layers.spike_choice import BreakEven
 
-FEW_LINES = 32
+FEW_LINES = 16
 """Cache lines that every call compares with what they were."""
 
 

@@ -302,7 +302,7 @@ def test_time_fusion_calls_the_layer_once() -> None:
         for p, q in zip(net.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-4)
     table = vars(net)["_plugin_accel_fusion"].table if "_plugin_accel_fusion" in vars(net) else ""
-    lines = [line.split() for line in table.splitlines() if "spike_linear" in line]
+    lines = [line.split() for line in table.splitlines() if "sparse_linear" in line]
     assert [line[2:4] for line in lines] == [["6", "1"]] * 2
     assert rows(net)[""].status == "fused"
 

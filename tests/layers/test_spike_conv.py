@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from plugin_accel import _C
-from plugin_accel.layers import SpikeConv2d, spike_break_even, spike_conv, spike_conv2d
+from plugin_accel.layers import SpikeConv2d, spike_break_even, spike_conv, sparse_conv2d
 
 ALWAYS = 2.0
 
@@ -253,4 +253,4 @@ def test_adds_nothing_to_its_base() -> None:
     assert isinstance(pickle.loads(pickle.dumps(spiking)), SpikeConv2d)
     x = _spikes((2, 4, 8, 8), 0.2, False, torch.Generator().manual_seed(0))
     with spike_break_even(ALWAYS):
-        _close(spike_conv2d(x, dense.weight, dense.bias), F.conv2d(x, dense.weight, dense.bias))
+        _close(sparse_conv2d(x, dense.weight, dense.bias), F.conv2d(x, dense.weight, dense.bias))
