@@ -12,7 +12,6 @@ from torch._C import _get_tracing_state, _len_torch_dispatch_stack, _len_torch_f
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_input, conv2d_weight
-from torch.nn.modules.utils import _pair
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from plugin_accel import _C
@@ -247,6 +246,10 @@ class SpikeConv2d(nn.Conv2d):
         if isinstance(self.padding, str):
             padding = _sides(self)[0][::-1]
         return sparse_conv2d(input, self.weight, self.bias, stride, padding, dilation)
+
+
+def _pair(number: Any) -> tuple[Any, ...]:
+    return (number, number) if type(number) is int else tuple(number)
 
 
 def _sides(module: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -301,10 +301,28 @@ def test_time_fusion_calls_the_layer_once() -> None:
             result[1].square().sum().backward()
         for p, q in zip(net.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-4)
-    table = vars(net)["_plugin_accel_fusion"].table if "_plugin_accel_fusion" in vars(net) else ""
+    table = vars(net)["_plugin_accel_fusion"].table
     lines = [line.split() for line in table.splitlines() if "sparse_linear" in line]
     assert [line[2:4] for line in lines] == [["6", "1"]] * 2
     assert rows(net)[""].status == "fused"
+
+
+def test_time_fusion_of_convolutions() -> None:
+    class Convolutional(Net):
+        def __init__(self) -> None:
+            super().__init__(64, 8, 4)
+            self.fc1 = nn.Conv2d(1, 4, 3)  # type: ignore[assignment]
+            self.fc2 = nn.Conv2d(4, 4, 3)  # type: ignore[assignment]
+
+    torch.manual_seed(0)
+    net, plain = Convolutional(), Convolutional()
+    plain.load_state_dict(net.state_dict())
+    plugin_accel.convert(net, sparse=True, fuse_time=True)
+    x = torch.rand(6, 2, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 3
+    for _ in range(4):
+        torch.testing.assert_close(net(x), plain(x), rtol=1e-5, atol=1e-5)
+    assert takers(net) == {"fc2"} and rows(net)[""].status == "fused"
+    assert "sparse_conv2d" in vars(net)["_plugin_accel_fusion"].table
 
 
 def test_run_takes_all_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

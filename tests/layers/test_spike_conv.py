@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from plugin_accel import _C
-from plugin_accel.layers import SpikeConv2d, spike_break_even, spike_conv, sparse_conv2d
+from plugin_accel.layers import SpikeConv2d, sparse_conv2d, spike_break_even, spike_conv
 
 ALWAYS = 2.0
 
