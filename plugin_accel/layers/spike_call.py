@@ -70,6 +70,8 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
     Returns:
         [..., outputs].
     """
+    if torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
     if chosen is None and (quick := quick_call(x, weight, bias)) is not None:
         return quick
     if refusal(x, weight, bias) is not None or (work := x.numel() * weight.shape[0]) == 0:
@@ -81,7 +83,7 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
     if chosen is not None:
         found = (_train if training else _infer)(x, weight, bias, chosen)
     elif work >= LEAST_WORK:
-        limits = _break_even(x, weight, bias, training)
+        limits = break_even_of(x, weight, bias, training)
         if training and max(limits) > 0:
             found = _train(x, weight, bias, limits)
         elif not training and limits.forward > 0:
@@ -137,7 +139,8 @@ def _matrix(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _break_even(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> BreakEven:
+def break_even_of(x: Tensor, weight: Tensor, bias: Tensor | None, training: bool) -> BreakEven:
+    """The densities in force for this product; measured at the first call of its shape."""
     outputs, inputs = weight.shape
     rows = x.numel() // inputs
 
@@ -190,9 +193,13 @@ class _Product(torch.autograd.Function):
             y = product(kept, ready.kernels, bias, outputs, x.dtype).view(shape)
         else:
             y = _dense(x, weight, bias)
+        if kept is not None:
+            kept = slimmed(kept, limits.weight_gradient)
+            if kept.indices is None and not need_x:
+                kept = None  # the gradient is a dense product of an input that is there anyway
         ctx.limit, ctx.shape, ctx.dtype, ctx.sizes = limits.weight_gradient, x.shape, x.dtype, matrix.shape
         ctx.compressed = kept is not None
-        rest = () if not need_weight else (x,) if kept is None else slimmed(kept, limits.weight_gradient)[2:]
+        rest = () if not need_weight else (x,) if kept is None else kept[2:]
         ctx.save_for_backward(weight if need_x else None, *rest)
         return y
 

@@ -88,12 +88,12 @@ def packed(weight: Tensor, rows: int) -> Packed:
     """The kernels' weights of a contiguous Parameter [outputs, inputs], for a product with so many rows.
 
     They are made anew when the tensor's version or address has changed. Writes that torch does not count (through
-    `.data`, or NumPy) are looked for: each call compares some cache lines with what they were, two for each row and
-    others at each call.
+    `.data`, or NumPy) are looked for: each call compares some cache lines with what they were, one for 16 rows and at
+    least 16, others at each call.
     """
     of = known(weight)
     made = of.packed
-    if made is not None and is_current(made, weight) and made.kernels.same(made.address, max(FEW_LINES, 2 * rows)):
+    if made is not None and is_current(made, weight) and made.kernels.same(made.address, max(FEW_LINES, rows // 16)):
         return made
     outputs, inputs = weight.shape
     address = weight.data_ptr()
