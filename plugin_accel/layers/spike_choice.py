@@ -16,6 +16,7 @@ from plugin_accel import _C
 
 VARIABLE = "PLUGIN_ACCEL_SPIKES"
 _MARGIN = 0.88  # near the break-even nothing is to be won
+_LEAST = 0.01  # below this the fixed costs decide, and the measurement is not that exact
 _MOST_ROWS = 1024
 _SPARSE, _DENSE = 2.0, 0.0
 
@@ -127,7 +128,8 @@ def _measure(rows: int, timing: Timing) -> BreakEven:
     for product, overhead in enumerate(timing.overhead):
         dense, at_low, at_high = _seconds([call[product] for call in calls])
         slope = max((at_high - at_low) / (high - low), 1e-12)
-        found.append(min(max(_MARGIN * (low + (dense - overhead - at_low) / slope), 0.0), 1.0))
+        limit = _MARGIN * (low + (dense - overhead - at_low) / slope)
+        found.append(0.0 if limit < _LEAST else min(limit, 1.0))
     return BreakEven(*found)
 
 

@@ -20,8 +20,8 @@ FEW_ROWS = 16
 """So many are looked at and multiplied in one call of the library."""
 LEAST_WORK = 1 << 17
 """Multiplications of a dense product below which a choice costs more than it brings."""
-SMALL_WORK = 1 << 24
-"""Those below which even the look at the input counts."""
+SMALL_WORK = 1 << 28
+"""Those below which even the look at the input counts: a dense product of two milliseconds."""
 _SKIPPED = 31
 _CPU = torch.device("cpu")
 

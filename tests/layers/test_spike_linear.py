@@ -320,12 +320,13 @@ def test_what_is_left_to_torch() -> None:
         ):
             assert torch.equal(got, want)
         assert_close(torch.func.jvp(other, (x,), (x,))[1].detach(), torch.func.jvp(layer, (x,), (x,))[1].detach())
-        for bad in (x.int(), x.double(), x.half(), x[:, :50], torch.tensor(1.0), None, x.to_sparse(), [1.0]):
+        for bad in (x.int(), x.double(), x.half(), x[:, :50], torch.tensor(1.0), None, [1.0]):
             with pytest.raises((RuntimeError, TypeError)) as want_error:
                 layer(bad)
             with pytest.raises((RuntimeError, TypeError)) as got_error:
                 other(bad)
             assert type(got_error.value) is type(want_error.value)
+        assert_close(other(x.to_sparse()).detach(), layer(x.to_sparse()).detach())
         parametrized = torch.nn.utils.parametrizations.weight_norm(copy.deepcopy(other))
         assert_close(parametrized(x).detach(), layer(x).detach())
         with torch.inference_mode():
