@@ -152,6 +152,28 @@ struct ByColumn {
   }
 };
 
+// Few columns: a total for each part of the rows, then their sum. Sorting the spikes would cost more than adding them.
+template <class R>
+void scatter(const Kernels& k, const Spikes& x, const Tile& tile, const void* grad, int64_t ld, int threads, R* total,
+             R* sums) {
+  const int64_t wide = tile.vectors * k.width, size = x.inputs * wide;
+  const int64_t parts = x.rows < kChunkRows ? 1 : kFewTasks, rows = ceil_div(x.rows, parts);
+  const pool::Block memory(bytes((parts - 1) * (size + wide) * static_cast<int64_t>(sizeof(R))));
+  R* others = reinterpret_cast<R*>(memory.data());
+  each(parts, threads, [&](int64_t i, int) {
+    R* mine = i ? others + (i - 1) * (size + wide) : total;
+    R* mine_sums = i ? mine + size : sums;
+    std::fill(mine, mine + size, R(0));
+    std::fill(mine_sums, mine_sums + wide, R(0));
+    k.scatter(x, std::min(x.rows, i * rows), std::min(x.rows, (i + 1) * rows), tile, grad, ld, mine, mine_sums);
+  });
+  for (int64_t i = 1; i < parts; ++i) {
+    const R* more = others + (i - 1) * (size + wide);
+    for (int64_t j = 0; j < size; ++j) total[j] += more[j];
+    for (int64_t c = 0; c < wide; ++c) sums[c] += more[size + c];
+  }
+}
+
 template <class R>
 bool all_finite(const void* v, int64_t count) {
   bool finite = true;
@@ -329,6 +351,18 @@ bool weight_gradient(bool fp64, const Spikes& x, const void* grad, int64_t ld, i
   threads = usable(threads, (x.offsets[x.rows] + x.rows) * outputs);
   const std::vector<Tile> tiles = tiles_of(k, outputs, depth, item);
   const int64_t count = static_cast<int64_t>(tiles.size());
+  if (count == 1 && tiles[0].vectors <= 2) {
+    const int64_t few = tiles[0].vectors * k.width;
+    const pool::Block memory(bytes((x.inputs + 1) * few * item));
+    char *total = memory.data(), *sums = total + x.inputs * few * item;
+    if (fp64)
+      scatter(k, x, tiles[0], grad, ld, threads, reinterpret_cast<double*>(total), reinterpret_cast<double*>(sums));
+    else
+      scatter(k, x, tiles[0], grad, ld, threads, reinterpret_cast<float*>(total), reinterpret_cast<float*>(sums));
+    k.unpack(total, 0, x.inputs, tiles[0], g_weight, x.inputs);
+    if (g_bias) memcpy(g_bias, sums, static_cast<size_t>(outputs * item));
+    return fp64 ? all_finite<double>(sums, outputs) : all_finite<float>(sums, outputs);
+  }
   const int64_t parts = std::clamp<int64_t>(ceil_div(kFewTasks, count), 1, ceil_div(x.inputs, 64));
   const int64_t inputs = up(ceil_div(x.inputs, parts), 16), wide = 8 * k.width;
   const ByColumn columns(x, item, threads);
@@ -348,7 +382,7 @@ bool weight_gradient(bool fp64, const Spikes& x, const void* grad, int64_t ld, i
       k.columns(columns.starts_at(b, x.inputs), columns.rows(), x.values ? columns.values.data() : nullptr, begin, end,
                 tile, panel, total, b == 0);
     }
-    if (g_weight) k.unpack(total, begin, end, tile, g_weight, x.inputs);
+    k.unpack(total, begin, end, tile, g_weight, x.inputs);
     if (i % parts) return;
     if (g_bias) memcpy(static_cast<char*>(g_bias) + tile.first * item, sums, static_cast<size_t>(tile.columns * item));
     // A sum is finite only if its terms are.

@@ -56,7 +56,7 @@ class Weights {
   bool finite_;
 };
 
-// g_weight[outputs, inputs] = grad^T x and g_bias[outputs], unless nullptr; whether all of grad is finite.
+// g_weight[outputs, inputs] = grad^T x, and g_bias[outputs], unless nullptr; whether all of grad is finite.
 bool weight_gradient(bool fp64, const Spikes& x, const void* grad, int64_t ld, int64_t outputs, void* g_weight,
                      void* g_bias, int threads);
 

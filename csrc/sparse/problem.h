@@ -41,6 +41,10 @@ struct Kernels {
   // total[k][c] (= if `fresh`, else +=) sum of values[e] * panel[index[e]][c] over the entries of column k.
   void (*columns)(const int32_t* starts, const uint16_t* index, const void* values, int64_t begin, int64_t end,
                   const Tile&, const void* panel, void* total, bool fresh);
+  // The same for one or two vectors, row after row: total[index[e]][c] += values[e] * from[r][c], and sums[c] +=
+  // from[r][c].
+  void (*scatter)(const Spikes&, int64_t begin, int64_t end, const Tile&, const void* from, int64_t ld, void* total,
+                  void* sums);
   // to[first + c][k] = total[k][c].
   void (*unpack)(const void* total, int64_t begin, int64_t end, const Tile&, void* to, int64_t ld);
 };

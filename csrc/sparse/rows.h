@@ -92,7 +92,8 @@ inline uint16_t* indices(const uint64_t* mask, int64_t words, uint16_t* to) {
 
 template <class R>
 const Kernels* kernels() {
-  static const Kernels table{Vec<R>::width, scan<R>, indices, pack<R>, forward<R>, panel<R>, columns<R>, unpack<R>};
+  static const Kernels table{Vec<R>::width, scan<R>,    indices,    pack<R>,  forward<R>,
+                             panel<R>,      columns<R>, scatter<R>, unpack<R>};
   return &table;
 }
 

@@ -97,5 +97,48 @@ void columns(const int32_t* starts, const uint16_t* index, const void* values, i
   });
 }
 
+template <class R, int N, bool Graded>
+void scatter_rows(const Spikes& x, int64_t begin, int64_t end, const Tile& tile, const R* from, int64_t ld, R* total,
+                  R* sums) {
+  using V = Vec<R>;
+  constexpr int64_t wide = N * V::width, group = 64;  // of rows whose sum is taken first
+  const R* values = static_cast<const R*>(x.values);
+  R row[wide] = {}, part[wide] = {};
+  for (int64_t r = begin; r < end; ++r) {
+    memcpy(row, from + r * ld + tile.first, static_cast<size_t>(tile.columns) * sizeof(R));
+    for (int64_t c = 0; c < wide; ++c) part[c] += row[c];
+    V g[N];
+    for (int j = 0; j < N; ++j) g[j] = V::load(row + j * V::width);
+    for (int64_t e = x.offsets[r]; e < x.offsets[r + 1]; ++e) {
+      R* to = total + static_cast<int64_t>(x.index[e]) * wide;
+      for (int j = 0; j < N; ++j) {
+        V sum = V::load(to + j * V::width);
+        if constexpr (Graded)
+          sum.add(V::all(values[e]), g[j]);
+        else
+          sum.add(g[j]);
+        sum.store(to + j * V::width);
+      }
+    }
+    if ((r - begin) % group == group - 1 || r + 1 == end)
+      for (int64_t c = 0; c < wide; ++c) {
+        sums[c] += part[c];
+        part[c] = R(0);
+      }
+  }
+}
+
+template <class R>
+void scatter(const Spikes& x, int64_t begin, int64_t end, const Tile& tile, const void* from, int64_t ld, void* total,
+             void* sums) {
+  const auto run = [&](auto f) {
+    f(x, begin, end, tile, static_cast<const R*>(from), ld, static_cast<R*>(total), static_cast<R*>(sums));
+  };
+  if (tile.vectors == 1)
+    run(x.values ? scatter_rows<R, 1, true> : scatter_rows<R, 1, false>);
+  else
+    run(x.values ? scatter_rows<R, 2, true> : scatter_rows<R, 2, false>);
+}
+
 }  // namespace PA_ISA
 }  // namespace sparse

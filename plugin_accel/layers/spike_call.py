@@ -23,6 +23,7 @@ MOST_INPUTS = 65536
 """Indices have 16 bits."""
 _FLOATS = (torch.float32, torch.float64)
 _PLAIN = (Tensor, nn.Parameter)
+_BITS_OUTPUTS = 400  # of a dense layer with fewer, bits would cost more than 3 % of the time
 _ALWAYS = BreakEven(2.0, 2.0)
 # Seconds that a call costs beyond its kernels: without gradients and through autograd, forward and backward.
 _QUICK, _GENERAL = (4e-6, 0.0), (40e-6, 20e-6)
@@ -100,12 +101,12 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
 def _train(x: Tensor, weight: Tensor, bias: Tensor | None, limits: BreakEven) -> Tensor | None:
     """With gradients; None: `F.linear` does as well.
 
-    Where the product is dense, bits are kept instead of an input that is part of a graph. One that is not is likely to
+    Where the product is dense, bits are kept instead of an input that is part of a graph; one that is not is likely to
     be held by the user anyway.
     """
     matrix = _matrix(x.detach())
     density, graded = sampled(matrix)
-    if density >= limits.forward and (graded or not x.requires_grad):
+    if density >= limits.forward and (graded or not x.requires_grad or weight.shape[0] < _BITS_OUTPUTS):
         return None
     found: Tensor = _Product.apply(x, weight, bias, matrix, limits)  # type: ignore[no-untyped-call]
     return found

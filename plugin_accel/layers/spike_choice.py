@@ -17,7 +17,7 @@ from plugin_accel import _C
 VARIABLE = "PLUGIN_ACCEL_SPIKES"
 _MARGIN = 0.88  # near the break-even nothing is to be won
 _LEAST = 0.01  # below this the fixed costs decide, and the measurement is not that exact
-_MOST_ROWS = 1024
+_MOST_ROWS, _MOST_WORK = 1024, 1 << 27  # what is measured: enough rows to be like more of them
 _SPARSE, _DENSE = 2.0, 0.0
 
 
@@ -29,7 +29,7 @@ class BreakEven(NamedTuple):
 
 
 KEY = ("isa", "threads", "dtype", "training", "rows", "inputs", "outputs")
-"""What a break-even depends on; rows: a power of two, at most 1024."""
+"""What a break-even depends on; rows: a power of two, at most 1024 unless the layer is small."""
 
 _pinned: ContextVar[BreakEven | None] = ContextVar("spike_break_even", default=None)
 _measured: dict[tuple[object, ...], BreakEven] = {}
@@ -112,25 +112,29 @@ def break_even(
     found = pinned()
     if found is not None:
         return found
-    rows = min(1 << (rows.bit_length() - 1), _MOST_ROWS)
+    most = max(_MOST_ROWS, _MOST_WORK // (inputs * outputs))
+    rows = 1 << (min(rows, most).bit_length() - 1)
     key = (_C.isa(), torch.get_num_threads(), str(dtype), training, rows, inputs, outputs)
     found = _measured.get(key)
     if found is None:
-        found = _measured[key] = _measure(rows, timing())
+        found = _measured[key] = _measure(rows, training, timing())
     return found
 
 
-def _measure(rows: int, timing: Timing) -> BreakEven:
+def _measure(rows: int, training: bool, timing: Timing) -> BreakEven:
     """Where the lines through the times at two densities meet the time of the dense product."""
     low, high = 0.03, 0.25
     calls = [timing.calls(rows, density) for density in (None, low, high)]
-    found = []
+    lines = []
     for product, overhead in enumerate(timing.overhead):
         dense, at_low, at_high = _seconds([call[product] for call in calls])
-        slope = max((at_high - at_low) / (high - low), 1e-12)
-        limit = _MARGIN * (low + (dense - overhead - at_low) / slope)
-        found.append(0.0 if limit < _LEAST else min(limit, 1.0))
-    return BreakEven(*found)
+        lines.append((dense - overhead - at_low, max((at_high - at_low) / (high - low), 1e-12)))
+    forward, gradient = (low + gain / slope for gain, slope in lines)
+    if training:  # what the gradient gains may pay for the forward pass, which makes the indices of both
+        whole = low + sum(gain for gain, _ in lines) / sum(slope for _, slope in lines)
+        forward = max(forward, min(whole, gradient))
+    limits = (_MARGIN * forward, _MARGIN * gradient)
+    return BreakEven(*(0.0 if limit < _LEAST else min(limit, 1.0) for limit in limits))
 
 
 def _seconds(calls: list[Callable[[], object]], turns: int = 5) -> list[float]:

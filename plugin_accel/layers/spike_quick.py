@@ -44,7 +44,7 @@ def remember(x: Tensor, weight: Tensor, bias: Tensor | None, most: int) -> None:
 def skip(weight: Tensor, work: int) -> None:
     """Take note of a call that was found to be dense: of small ones, the next few are dense without a look."""
     if work < SMALL_WORK and spike_choice.pinned() is None:
-        known(weight).skip = _SKIPPED
+        known(weight).skip[torch.is_grad_enabled()] = _SKIPPED
 
 
 def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -52,11 +52,12 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     of = KNOWN.get(id(weight))
     if of is None:
         return None
-    if of.skip and spike_choice.pinned() is None:
-        of.skip -= 1
+    training = torch.is_grad_enabled()
+    if of.skip[training] and spike_choice.pinned() is None:
+        of.skip[training] -= 1
         return F.linear(x, weight, bias)
     plan, made = of.plan, of.packed
-    if plan is None or made is None or of.owner() is not weight or torch.is_grad_enabled():
+    if plan is None or made is None or of.owner() is not weight or training:
         return None
     if (
         type(x) is not Tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -48,8 +48,8 @@ class Known:
     """What is known of one weight; goes with it."""
 
     owner: weakref.ref[Tensor]
-    skip: int = 0
-    """Small calls that are dense without a look at the input, since earlier ones were."""
+    skip: list[int] = field(default_factory=lambda: [0, 0])
+    """Small calls that are dense without a look at the input, since earlier ones were: without and with gradients."""
     packed: Packed | None = None
     plan: Plan | None = None
 

@@ -132,9 +132,10 @@ def test_equals_linear(
 
 @pytest.mark.parametrize("kind", ["binary", "graded"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_instruction_set(isa: str, kind: str, dtype: torch.dtype) -> None:
-    """More rows than one block of the gradient, more columns than one tile, tails of each."""
-    layers = pair(150, 171, dtype=dtype)
+@pytest.mark.parametrize("outputs", [3, 171])
+def test_every_instruction_set(isa: str, kind: str, dtype: torch.dtype, outputs: int) -> None:
+    """More rows than one block of the gradient, more columns than one tile or fewer than a vector, tails of each."""
+    layers = pair(150, outputs, dtype=dtype)
     with spike_break_even(2):
         both(layers, spikes(2100, 150, 0.1, kind, dtype))
 
@@ -438,7 +439,7 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
 )
 def test_what_is_kept_for_backward(density: float, kind: str, way: tuple[float, float], most: float) -> None:
     """Bytes per entry of the input: 2 per spike, 6 with values, or a bit per entry; 4 bytes are those of floats."""
-    layer, rows, inputs = pair(768, 96)[1], 1000, 768
+    layer, rows, inputs = pair(768, 400)[1], 1000, 768
     x = (spikes(rows, inputs, density, kind, torch.float32) * 1.0).requires_grad_()
     with spike_break_even(*way):
         assert 0 < saved_bytes(layer, x) <= most * rows * inputs
@@ -462,6 +463,18 @@ def test_the_pin_and_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(spike_choice.measured()) == 1
     ((key, found),) = spike_choice.measured().items()
     assert key[-3:] == (64, 256, 256) and all(0 <= limit <= 1 for limit in found)
+    seen: list[int] = []
+
+    def timing() -> spike_choice.Timing:
+        def calls(rows: int, _: float | None) -> tuple[Any, Any]:
+            seen.append(rows)
+            return (lambda: None), (lambda: None)
+
+        return spike_choice.Timing(calls, (0.0, 0.0))
+
+    for rows, inputs, outputs in ((1, 10, 10), (5000, 60000, 60000), (5000, 100, 100)):
+        spike_choice.break_even(torch.float32, rows, inputs, outputs, True, timing)
+    assert seen[::3] == [1, 1024, 4096]
     with pytest.raises(ValueError, match="break-even: expected"), spike_break_even(-1):
         pass
     assert spike_choice._parse("dense") == DENSE and spike_choice._parse("0.3,0.2") == (0.3, 0.2)
