@@ -21,6 +21,7 @@ from plugin_accel.hosts.norse_step import quick_step
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
+emits_spikes = nf.emits_spikes
 _fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
@@ -278,9 +279,6 @@ _LEFT = {
     "CobaLIFCell": "CobaLIFCell leaves its input out, a fault of Norse that is not to be repeated in a kernel",
     "LIFCorrelation": "LIFCorrelation keeps a correlation of every pair of neurons",
 }
-
-
-emits_spikes = nf.emits_spikes
 
 
 def owns(module: nn.Module) -> bool:
