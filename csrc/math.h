@@ -14,11 +14,10 @@ PA_HD double fma_(double a, double b, double c) { return __builtin_fma(a, b, c);
 #else
 #define PA_FMA(a, b, c) ((a) * (b) + (c))
 #endif
-
-PA_HD float exp_(float x) {
+PA_HD float exp_up_to(float x, float bound) {
   const float magic = 12582912.0f;     // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
   float xc = x < -88.1f ? -88.1f : x;  // rounds to 2^-127, whose bits are those of zero
-  xc = xc > 89.0f ? 89.0f : xc;        // rounds to 2^128, whose bits are those of infinity
+  xc = xc > bound ? bound : xc;
   const float t = PA_FMA(xc, 1.44269504088896341f, magic);
   const float n = t - magic;
   const float r = PA_FMA(n, 2.12194440e-4f, PA_FMA(n, -0.693359375f, xc));
@@ -37,10 +36,10 @@ PA_HD float exp_(float x) {
   return y * scale;
 }
 
-PA_HD double exp_(double x) {
+PA_HD double exp_up_to(double x, double bound) {
   const double magic = 6755399441055744.0;  // 1.5 * 2^52
   double xc = x < -709.1 ? -709.1 : x;
-  xc = xc > 709.8 ? 709.8 : xc;
+  xc = xc > bound ? bound : xc;
   const double t = PA_FMA(xc, 1.4426950408889634074, magic);
   const double n = t - magic;
   const double r = PA_FMA(n, -1.42860682030941723212e-6, PA_FMA(n, -6.93145751953125e-1, xc));
@@ -64,6 +63,10 @@ PA_HD double exp_(double x) {
   memcpy(&scale, &bits, sizeof scale);
   return y * scale;
 }
+
+// The bounds round to 2^128 and 2^1024, whose bits are those of infinity.
+PA_HD float exp_(float x) { return exp_up_to(x, 89.0f); }
+PA_HD double exp_(double x) { return exp_up_to(x, 709.8); }
 
 PA_HD float copysign_(float x, float sign) { return __builtin_copysignf(x, sign); }
 PA_HD double copysign_(double x, double sign) { return __builtin_copysign(x, sign); }
@@ -131,7 +134,7 @@ PA_HD double sigmoid_bound(double) { return 354.0; }
 template <class R>
 PA_HD void sigmoids_(R x, R y, R& at_x, R& at_y) {
   const R bound = sigmoid_bound(R());
-  const R a = R(1) + exp_(-x > bound ? bound : -x), b = R(1) + exp_(-y > bound ? bound : -y);
+  const R a = R(1) + exp_up_to(-x, bound), b = R(1) + exp_up_to(-y, bound);
   const R inverse = R(1) / (a * b);
   at_x = b * inverse;
   at_y = a * inverse;

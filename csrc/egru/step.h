@@ -13,8 +13,9 @@ struct ForwardRows {
   R *z, *r, *g, *qg, *c, *o, *y_out, *h_out, *trace_out;
 };
 
-// Returns the number of silent units whose surrogate is zero.
-template <class R>
+// Returns the number of silent units whose surrogate is zero. Lean: of the sequences y alone is written, as inference
+// asks; the other stores cost more than a product does.
+template <class R, bool Lean>
 inline R forward_row(const ForwardRows<R>& s, int64_t n, int64_t padded, R support) {
   // Locals: through the struct the compiler would have to read every pointer anew.
   const R *const q_z = s.q, *const q_r = q_z + padded, *const q_g = q_r + padded;
@@ -36,15 +37,19 @@ inline R forward_row(const ForwardRows<R>& s, int64_t n, int64_t padded, R suppo
     const R o = v > R(0) ? R(1) : R(0), y = o * c, after = c - o * thr;
     const R trace = PA_FMA(R(0.1), y - trace_[j], trace_[j]);
     quiet += (R(1) - o) * (support * abs_(v) >= R(1) ? R(1) : R(0));
-    z_[j] = z;
-    r_[j] = r;
-    g_[j] = g;
-    qg_[j] = q_g[j];
-    c_[j] = c;
-    o_[j] = o;
     y_[j] = y_out[j] = y;
-    h_[j] = h_out[j] = after;
-    trace_[j] = trace_out[j] = trace;
+    h_[j] = after;
+    trace_[j] = trace;
+    if constexpr (!Lean) {
+      z_[j] = z;
+      r_[j] = r;
+      g_[j] = g;
+      qg_[j] = q_g[j];
+      c_[j] = c;
+      o_[j] = o;
+      h_out[j] = after;
+      trace_out[j] = trace;
+    }
   }
   return quiet;
 }

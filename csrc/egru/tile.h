@@ -67,6 +67,7 @@ void forward(const Problem& p, const Tile& tile, void* workspace) {
   copy(s.trace, row<R>(p.trace0, tile.first, n), tile.rows * n);
   fill(s.mask, n, static_cast<R>(p.keep));
   for (int i = 0; i < tile.rows; ++i) s.count[i] = nonzero(s.y + i * n, n, s.active + i * (n + 16));
+  const bool lean = !p.saved && !p.h && !p.o && !p.trace;
   double events = 0, quiet = 0;
   const size_t bytes = static_cast<size_t>(n) * sizeof(R);
   for (int64_t t = 0; t < p.steps; ++t) {
@@ -102,7 +103,9 @@ void forward(const Problem& p, const Tile& tile, void* workspace) {
                                 to[0],
                                 to[1],
                                 to[3]};
-      quiet += static_cast<double>(forward_row(rows, n, padded, static_cast<R>(p.support)));
+      const R support = static_cast<R>(p.support);
+      quiet += static_cast<double>(lean ? forward_row<R, true>(rows, n, padded, support)
+                                        : forward_row<R, false>(rows, n, padded, support));
       if (p.stream) {
         for (int k = 0; k < 4; ++k)
           if (outs[k]) stream_copy(outs[k], to[k], bytes);
