@@ -60,7 +60,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/plugin-accel bench --host sinabs --out benchmarks/results --markdown docs/benchmarks.md
-	for suite in snntorch norse fusion egru; do \
+	for suite in snntorch norse fusion egru sparse; do \
 		$(BIN)/plugin-accel bench --host $$suite --out benchmarks/results --markdown docs/benchmarks-$$suite.md || exit 1; \
 	done
 

@@ -44,3 +44,50 @@ class Launch:
         self, entry: int, function: int, grid_x: int, grid_y: int, block: int, call: bytes, words: tuple[int, ...]
     ) -> None: ...
     def run(self, stream: int, addresses: tuple[int, ...]) -> int: ...
+def conv_density(x: int, count: int, weight: int, weights: int) -> float: ...
+def conv_forward(sizes: tuple[int, ...], *arguments: int) -> bool: ...
+def conv_backward(sizes: tuple[int, ...], *arguments: int) -> None: ...
+def sparse_sample(fp64: bool, x: int, rows: int, inputs: int, ld: int, wanted: int) -> tuple[int, int, bool]: ...
+def sparse_scan(
+    fp64: bool, x: int, rows: int, inputs: int, ld: int, mask: int, offsets: int, threads: int
+) -> tuple[int, int, bool]: ...
+def sparse_fill(
+    fp64: bool,
+    x: int,
+    rows: int,
+    inputs: int,
+    ld: int,
+    mask: int,
+    offsets: int,
+    index: int,
+    values: int,
+    threads: int,
+) -> None: ...
+def sparse_expand(
+    fp64: bool, rows: int, inputs: int, mask: int, offsets: int, index: int, values: int, out: int, threads: int
+) -> None: ...
+
+class SpikeWeights:
+    def __init__(self, fp64: bool, weight: int, inputs: int, outputs: int, threads: int) -> None: ...
+    @property
+    def finite(self) -> bool: ...
+    def same(self, weight: int, lines: int) -> bool: ...
+    def forward(
+        self, rows: int, inputs: int, offsets: int, index: int, values: int, bias: int, out: int, threads: int
+    ) -> None: ...
+    def step(self, x: int, rows: int, ld: int, most: int, bias: int, out: int, threads: int) -> int: ...
+
+def sparse_weight_gradient(
+    fp64: bool,
+    rows: int,
+    inputs: int,
+    offsets: int,
+    index: int,
+    values: int,
+    grad: int,
+    ld: int,
+    outputs: int,
+    g_weight: int,
+    g_bias: int,
+    threads: int,
+) -> bool: ...

@@ -79,6 +79,7 @@ def gather() -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             ENVIRONMENT_VARIABLE: os.environ.get(ENVIRONMENT_VARIABLE, "not set, so: auto"),
         },
+        "spikes": _spike_facts(),
         "plugins": [
             {"name": name, "from": manager.origins.get(name, "registered by this process")}
             for name, plugin in manager.list_name_plugin()
@@ -98,6 +99,10 @@ def render(facts: dict[str, Any]) -> str:
     sections = {
         "Versions": [("package", "version"), *facts["versions"].items()],
         "Machine": [("what", "value"), *facts["machine"].items()],
+        "Density below which SpikeLinear computes from the spikes": [
+            ("product", "density"),
+            *((name.replace("_", " "), value) for name, value in facts["spikes"].items()),
+        ],
         "Plugins": [("plugin", "from"), *((p["name"], p["from"]) for p in facts["plugins"])],
         "Broken plugins, left out": [
             ("plugin", "from", "error"),
@@ -139,6 +144,21 @@ def _instruction_set() -> str:
         return str(import_module("plugin_accel._C").isa())
     except ImportError as error:
         return f"the compiled library cannot be loaded: {error}"
+
+
+def _spike_facts() -> dict[str, Any]:
+    """The break-evens of `SpikeLinear`: pinned, or measured now for one shape."""
+    import torch
+
+    try:
+        choice = import_module("plugin_accel.layers.spike_choice")
+        calibrate = import_module("plugin_accel.layers.spike_call").break_even_of
+    except ImportError:  # told by `_instruction_set`
+        return {}
+    pinned = choice.pinned()
+    found = pinned or calibrate(torch.zeros(1024, 784), torch.zeros(1000, 784), torch.zeros(1000), True)
+    of = f"by {choice.VARIABLE}" if pinned else "measured for a training step of 1024 x 784 x 1000"
+    return {name: f"{value:.0%}, {of}" for name, value in found._asdict().items()}
 
 
 def _backend_facts(backend: Any) -> dict[str, Any]:

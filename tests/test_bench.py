@@ -175,9 +175,10 @@ def test_fusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--host", "fusion", "--quick", "--threads", "1", "--out", str(tmp_path), "--markdown", str(table)]
     assert bench.main(options) == 0
     results = json.loads((tmp_path / "fusion-cpu.json").read_text())
-    assert len(results["trainings"]) == 6 and results["quick"]
+    assert len(results["trainings"]) == 8 and results["quick"]
     for entry in results["trainings"]:
-        assert entry["peers"].keys() == {"host", "fused", "identity"}
+        peers = {"host", "fused", "identity", *(["sparse"] if "sparse" in entry["name"] else [])}
+        assert entry["peers"].keys() == peers
         assert entry["calls_after"] < entry["calls_before"] and entry["loss_error"] <= 1e-4
         assert entry["title"] in capsys.readouterr().out + table.read_text()
     assert results["overhead"]["key_s"] > 0 and results["capture"]["both_calls_s"] > 0

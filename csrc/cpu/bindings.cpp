@@ -14,8 +14,10 @@
 
 namespace py = pybind11;
 
+void bind_conv(py::module_&);
 void bind_egru(py::module_&);
 void bind_launch(py::module_&);
+void bind_sparse(py::module_&);
 
 namespace {
 
@@ -254,6 +256,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_limit", &pool::limit);
   m.def("pool_kept_bytes", &pool::kept_bytes);
   m.def("pool_used_bytes", &pool::used_bytes);
+  bind_conv(m);
   bind_egru(m);
   bind_launch(m);
+  bind_sparse(m);
 }

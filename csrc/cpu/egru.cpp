@@ -4,15 +4,12 @@
 #include <stdexcept>
 #include <string>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
 
+#include "blocks.h"
 #include "dispatch.h"
-#include "pool.h"
 
 namespace egru {
 namespace {
@@ -30,8 +27,6 @@ const Kernels& find(bool fp64) {
   const std::string name = isa();
   return *(name == "avx512" ? find_avx512(fp64) : name == "avx2" ? find_avx2(fp64) : find_baseline(fp64));
 }
-
-int64_t up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 
 // Whether what is written exceeds the last-level cache.
 bool exceeds_cache(int64_t bytes) {
@@ -59,18 +54,6 @@ struct Plan {
     return {i, i * rows, static_cast<int>(std::min(rows, p.batch - i * rows))};
   }
 };
-
-template <class Body>
-void each(int64_t count, int threads, const Body& body) {
-#if defined(_OPENMP)
-  if (threads > 1) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < count; ++i) body(i, omp_get_thread_num());
-    return;
-  }
-#endif
-  for (int64_t i = 0; i < count; ++i) body(i, 0);
-}
 
 template <class R>
 void sum_recurrent(const Problem& p, const Plan& plan, int64_t ldq, R* to) {

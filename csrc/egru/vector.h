@@ -1,4 +1,4 @@
-// Vectors of the instruction set at hand: load, store, broadcast, a * b + c. Included in one source per instruction
+// Vectors of the instruction set at hand: load, store, broadcast, sum, a * b + c. Included in one source per instruction
 // set, inside its target pragma, after all standard headers and with PA_ISA naming its namespace.
 #pragma once
 #include "../math.h"
@@ -21,6 +21,7 @@ struct Vec<float> {
   static PA_HD Vec all(float s) { return {_mm512_set1_ps(s)}; }
   PA_HD void store(float* p) const { _mm512_storeu_ps(p, v); }
   PA_HD void add(Vec a, Vec b) { v = _mm512_fmadd_ps(a.v, b.v, v); }
+  PA_HD void add(Vec a) { v = _mm512_add_ps(v, a.v); }
 };
 template <>
 struct Vec<double> {
@@ -30,6 +31,7 @@ struct Vec<double> {
   static PA_HD Vec all(double s) { return {_mm512_set1_pd(s)}; }
   PA_HD void store(double* p) const { _mm512_storeu_pd(p, v); }
   PA_HD void add(Vec a, Vec b) { v = _mm512_fmadd_pd(a.v, b.v, v); }
+  PA_HD void add(Vec a) { v = _mm512_add_pd(v, a.v); }
 };
 #elif defined(PA_EGRU_AVX2)
 template <>
@@ -40,6 +42,7 @@ struct Vec<float> {
   static PA_HD Vec all(float s) { return {_mm256_set1_ps(s)}; }
   PA_HD void store(float* p) const { _mm256_storeu_ps(p, v); }
   PA_HD void add(Vec a, Vec b) { v = _mm256_fmadd_ps(a.v, b.v, v); }
+  PA_HD void add(Vec a) { v = _mm256_add_ps(v, a.v); }
 };
 template <>
 struct Vec<double> {
@@ -49,6 +52,7 @@ struct Vec<double> {
   static PA_HD Vec all(double s) { return {_mm256_set1_pd(s)}; }
   PA_HD void store(double* p) const { _mm256_storeu_pd(p, v); }
   PA_HD void add(Vec a, Vec b) { v = _mm256_fmadd_pd(a.v, b.v, v); }
+  PA_HD void add(Vec a) { v = _mm256_add_pd(v, a.v); }
 };
 #else
 // Any target: the compiler's own vectors of 16 bytes.
@@ -65,6 +69,7 @@ struct Vec {
   static PA_HD Vec all(R s) { return {s - Lanes{}}; }
   PA_HD void store(R* p) const { memcpy(p, &v, sizeof v); }
   PA_HD void add(Vec a, Vec b) { v += a.v * b.v; }
+  PA_HD void add(Vec a) { v += a.v; }
 };
 #endif
 

@@ -24,6 +24,10 @@ def pooled(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype)
 def empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Uninitialised memory, dense."""
     sizes = tuple(shape)
-    if prod(sizes) * dtype.itemsize >= POOLED_BYTES:
+    count = prod(sizes)
+    if count * dtype.itemsize < POOLED_BYTES:
+        return torch.empty(sizes, dtype=dtype, device="cpu")
+    if dtype.is_floating_point:
         return pooled(sizes, contiguous_strides(sizes), dtype)
-    return torch.empty(sizes, dtype=dtype, device="cpu")
+    words = pooled(((count * dtype.itemsize + 3) // 4,), (1,), torch.float32)
+    return words.view(dtype)[:count].view(sizes)

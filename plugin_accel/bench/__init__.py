@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-HOSTS = ("sinabs", "snntorch", "norse", "fusion", "egru")
+HOSTS = ("sinabs", "snntorch", "norse", "fusion", "egru", "sparse")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from plugin_accel.bench import egru_suite
 
         return egru_suite.main(options)
+    if options.sparse or options.host == "sparse":
+        from plugin_accel.bench import sparse_suite
+
+        return sparse_suite.main(options)
     if options.host == "fusion":
         return _fusion(options)
     missing = [
@@ -134,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         default="sinabs",
         help="the host framework, or the layer without one (default: %(default)s)",
     )
+    parser.add_argument("--sparse", action="store_true", help="the same as --host sparse")
     parser.add_argument(
         "--only", metavar="PATTERNS", help="workloads by name, comma-separated, with * and ?; see --list"
     )

@@ -1,7 +1,8 @@
 """``plugin-accel bench --host fusion``: a user's loop over time as it is, fused, and the same net without neurons.
 
-Competitors: ``host`` (snnTorch's layers in the user's loop), ``fused`` (after ``convert(net, fuse_time=True)``) and
-``identity`` (the linear layers and convolutions alone, batched over time: what no neuron kernel can go below). Before
+Competitors: ``host`` (snnTorch's layers in the user's loop), ``fused`` (after ``convert(net, fuse_time=True)``),
+``identity`` (the linear layers and convolutions alone, batched over time: what no neuron kernel can go below) and, for
+some, ``sparse`` (fused, with layers computed from their spikes). Before
 it is timed, ``fused`` must give the host's loss within 1e-4, relative; bit equality is what the tests check, on a grid
 where linear layers are exact.
 
@@ -10,7 +11,8 @@ The JSON file ``fusion-cpu.json``, times in seconds::
     schema, host, quick, environment   as in plugin_accel.bench
     trainings   list of: name, title, steps, batch, static, loss_error, record_s (the two recorded calls),
                 peers {competitor: median_s, q1_s, q3_s, min_s, samples}, ratios {"host": host / fused,
-                "identity": fused / identity}, goals, calls_before, calls_after
+                "identity": fused / identity}, goals, calls_before, calls_after. With ``sparse``: "host": host / sparse,
+                "fused": fused / sparse, and "identity": sparse / identity
     overhead    seconds of a fused call of a tiny net that are not its layers': key_s (signature and guards)
     capture     seconds to record, group and compile T = 100 steps of ten layers
 """
@@ -58,26 +60,24 @@ def _measure(training: Any, rounds: int) -> dict[str, Any]:
 
     x, labels = training.data()
     nets = {}
-    for name in ("host", "fused", "identity"):
+    last = "fused" if training.sparse is None else "sparse"
+    for name in dict.fromkeys(("host", "fused", "identity", last)):
         torch.manual_seed(0)
         nets[name] = training.make(training.steps, training.static)
-    plugin_accel.convert(nets["fused"], fuse_time=True)
-    start = time.perf_counter()
-    for _ in range(2):
-        nets["fused"](x)
-    recorded = time.perf_counter() - start
-    engine = engine_of(nets["fused"])
+    for name, sparse in {"fused": False, last: training.sparse or False}.items():
+        plugin_accel.convert(nets[name], fuse_time=True, sparse=sparse)
+        start = time.perf_counter()
+        for _ in range(2):
+            nets[name](x)
+        recorded = time.perf_counter() - start
+    engine = engine_of(nets[last])
     if engine is None or engine.reason is not None:
         raise RuntimeError(f"bench: expected {training.name} to be fused, got: {engine and engine.reason}")
-    calls = {
-        "host": nets["host"],
-        "fused": nets["fused"],
-        "identity": nets["identity"].identity,
-    }
-    losses = {name: float(_loss(calls[name](x), labels).detach()) for name in ("host", "fused")}
-    error = abs(losses["fused"] - losses["host"]) / max(abs(losses["host"]), 1e-12)
+    calls = {name: net.identity if name == "identity" else net for name, net in nets.items()}
+    losses = {name: float(_loss(calls[name](x), labels).detach()) for name in ("host", last)}
+    error = abs(losses[last] - losses["host"]) / max(abs(losses["host"]), 1e-12)
     if error > 1e-4:
-        raise RuntimeError(f"bench: expected the host's loss {losses['host']}, got {losses['fused']}")
+        raise RuntimeError(f"bench: expected the host's loss {losses['host']}, got {losses[last]}")
 
     def step(name: str) -> None:
         loss = _loss(calls[name](x), labels)
@@ -89,13 +89,16 @@ def _measure(training: Any, rounds: int) -> dict[str, Any]:
     timed = [Timed(name, lambda name=name: step(name)) for name in calls]  # type: ignore[misc]
     stats = {name: Stats.of(samples) for name, samples in interleave(timed, rounds).items()}
     before, after = engine.table.splitlines()[-1].split()[1:3]
-    fused = stats["fused"].median_s
+    ours = stats[last].median_s
+    ratios = {"host": stats["host"].median_s / ours, "identity": ours / stats["identity"].median_s}
+    if last == "sparse":
+        ratios["fused"] = stats["fused"].median_s / ours
     return {
         **{key: getattr(training, key) for key in ("name", "title", "steps", "batch", "static")},
         "loss_error": error,
         "record_s": recorded,
         "peers": {name: asdict(stat) for name, stat in stats.items()},
-        "ratios": {"host": stats["host"].median_s / fused, "identity": fused / stats["identity"].median_s},
+        "ratios": ratios,
         "goals": training.goals,
         "calls_before": int(before),
         "calls_after": int(after),
@@ -164,13 +167,21 @@ def _capture(steps: int) -> dict[str, float]:
 
 def rows(results: dict[str, Any]) -> Sequence[tuple[str, ...]]:
     """The table."""
-    found = [("training step", "host", "fused", "identity", "host / fused", "fused / identity", "calls", "goals")]
+    found = [
+        ("training step", "host", "fused", "sparse", "identity", "host / ours", "ours / identity", "calls", "goals")
+    ]
     for entry in results["trainings"]:
-        times = [seconds(entry["peers"][name]["median_s"]) for name in ("host", "fused", "identity")]
-        ratios, goals = entry["ratios"], entry["goals"]
+        peers, ratios, goals = entry["peers"], entry["ratios"], entry["goals"]
+        times = [
+            seconds(peers[name]["median_s"]) if name in peers else ""
+            for name in ("host", "fused", "sparse", "identity")
+        ]
         told = []
-        if "host" in goals:
-            told.append(f"host {goals['host']:g}x {'met' if ratios['host'] >= goals['host'] else 'MISSED'}")
+        for name in ("host", "fused"):
+            if name in goals:
+                told.append(f"{name} {goals[name]:g}x {'met' if ratios[name] >= goals[name] else 'MISSED'}")
+        if "fused" in ratios:
+            told.append(f"fused / sparse {ratios['fused']:.1f}x")
         if "identity" in goals:
             met = "met" if ratios["identity"] <= goals["identity"] else "MISSED"
             told.append(f"identity at most {goals['identity']:g}x {met}")

@@ -91,9 +91,11 @@ class Training:
         make: The net.
         steps: Time steps.
         batch: Batch size.
-        static: Whether one input enters at every step; otherwise spikes, 10 % of them ones.
+        static: Whether one input enters at every step; otherwise spikes.
         goals: ``host``: how many times faster than the loop; ``identity``: how many times slower than the same without
-            neurons, at most.
+            neurons, at most; ``fused``: how many times faster than fused and dense.
+        density: Share of ones among spikes.
+        sparse: Which layers to compute from their spikes: then ``sparse`` is measured too, and goals are its own.
     """
 
     name: str
@@ -103,6 +105,8 @@ class Training:
     batch: int
     static: bool
     goals: dict[str, float]
+    density: float = 0.1
+    sparse: str | None = None
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Input and labels."""
@@ -111,7 +115,7 @@ class Training:
         if self.static:
             x = torch.rand((self.batch, *shape), generator=generator)
         else:
-            x = (torch.rand((self.steps, self.batch, *shape), generator=generator) < 0.1).float()
+            x = (torch.rand((self.steps, self.batch, *shape), generator=generator) < self.density).float()
         return x, torch.randint(0, 10, (self.batch,), generator=generator)
 
 
@@ -132,4 +136,12 @@ def trainings(quick: bool = False) -> list[Training]:
         entry = "static input" if static else "spikes"
         title = f"{shape}, {entry}, T={steps}, B={batch}"
         made.append(Training(name, title, net, steps, batch, static, {} if quick else goals))
+    steps, batch = (3, 2) if quick else (50, 64)
+    for name, net, layers, goals in (
+        ("fc-sparse-T50", FullyConnected, "fc*", {"host": 4.0, "fused": 3.0}),
+        ("conv-sparse-T50", Convolutional, "[cf]*2", {}),
+    ):
+        shape = "784-1000-10" if net is FullyConnected else "12C5-MP2-64C5-MP2-10"
+        title = f"{shape}, 5 % spikes, T={steps}, B={batch}, sparse"
+        made.append(Training(name, title, net, steps, batch, False, {} if quick else goals, 0.05, layers))
     return made

@@ -14,6 +14,7 @@ from plugin_accel.conversion.copying import faithful_copy
 from plugin_accel.conversion.exchange import base_class, exchange
 from plugin_accel.conversion.fusion import fuse, unfuse
 from plugin_accel.conversion.selection import Selector, select
+from plugin_accel.conversion.spikes import Sparse, dense_layers, originals, spike_layers, told
 from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts, walk
 from plugin_accel.errors import ConversionError
 
@@ -30,6 +31,7 @@ def convert(
     include: Selector = None,
     exclude: Selector = None,
     gru_to_egru: bool | Mapping[str, Any] = False,
+    sparse: Sparse = False,
     fuse_time: bool = False,
     explain: bool = False,
 ) -> _Model:
@@ -51,6 +53,12 @@ def convert(
         gru_to_egru: Also replace each ``nn.GRU`` inside ``model`` by a new :class:`plugin_accel.layers.EGRU` with its
             weights: another model, with other outputs and parameters, that :func:`restore` does not undo. ``True``, or
             the options of ``egru_from_gru``.
+        sparse: Also compute linear layers and 2-d convolutions from the spikes that come in, with the same results up
+            to the order of sums. ``True``: those that a spiking layer feeds, in the order in which layers are
+            registered, followed through flattening, pooling, dropout and what else keeps zeros. Or exactly those that
+            a selector names, in the form of ``include``; so also a first layer that is fed with encoded data. Each call
+            measures how many of its inputs are not 0 and runs torch's own product where these are many. See
+            docs/sparse.md.
         fuse_time: Also run the loop over time in ``model.forward`` layer by layer, with the same results: the first two
             calls of each signature are recorded, later ones replayed. A forward that cannot be fused runs as it is, and
             :func:`report` says why. See docs/fusion.md.
@@ -76,7 +84,7 @@ def convert(
         replaced = replace(model, {} if gru_to_egru is True else gru_to_egru)
         if replaced and not fuse_time and not find_layers(model):
             return model
-    model, layers = _plan(model, copy, strict, include, exclude, warn=not fuse_time)
+    model, layers = _plan(model, copy, strict, include, exclude, sparse, warn=not fuse_time)
     _exchange_all(layers)
     if fuse_time:
         why_not = fuse(model, explain)
@@ -109,7 +117,7 @@ def restore(model: _Model, *, copy: bool = False) -> _Model:
         model = faithful_copy(model)
     for module, _ in walk(model):
         unfuse(module)
-    for layer in find_layers(model):
+    for layer in (*find_layers(model), *told(model)):
         if layer.original is not None:
             exchange(layer.module, layer.original)
         elif layer.runs_accelerated:
@@ -128,6 +136,7 @@ def converted(
     strict: bool = False,
     include: Selector = None,
     exclude: Selector = None,
+    sparse: Sparse = False,
 ) -> Iterator[_Model]:
     """Converts ``model`` for the length of a ``with`` block.
 
@@ -140,39 +149,49 @@ def converted(
         strict: See :func:`convert`.
         include: See :func:`convert`.
         exclude: See :func:`convert`.
+        sparse: See :func:`convert`.
 
     Yields:
         ``model`` itself, or its converted copy.
     """
     _check_model("converted", model)
-    model, layers = _plan(model, copy, strict, include, exclude)
+    model, layers = _plan(model, copy, strict, include, exclude, sparse)
     exchanged = _exchange_all(layers)
     try:
         yield model
     finally:
-        originals = {new: old for host in loaded_hosts() for new, old in host.originals.items()}
+        known = originals()
         for module in exchanged:
             # The block may have restored the layer, or parametrised it, itself.
-            original = originals.get(base_class(module))
+            original = known.get(base_class(module))
             if original is not None:
                 exchange(module, original)
 
 
 def _plan(
-    model: _Model, copy: bool, strict: bool, include: Selector, exclude: Selector, warn: bool = True
+    model: _Model,
+    copy: bool,
+    strict: bool,
+    include: Selector,
+    exclude: Selector,
+    sparse: Sparse,
+    warn: bool = True,
 ) -> tuple[_Model, list[Layer]]:
     """Finds the layers to convert, in a copy of ``model`` if asked for; raises or warns where there is cause."""
-    found = find_layers(model)
-    selected = select(found, include, exclude)
+    found, takers = find_layers(model), spike_layers(model, sparse)
+    selected, dense = select(found, include, exclude), select(takers, include, exclude)
     if strict:
-        _check_strict(selected)
-    if warn and not any(layer.target is not None or layer.runs_accelerated for layer in selected):
+        _check_strict([*selected, *dense])
+    if sparse and not dense:
+        plugins.warn(f"convert: no layer to compute from spikes: {_why_dense(sparse, takers)}")
+    if warn and not any(layer.target is not None or layer.runs_accelerated for layer in (*selected, *dense)):
         plugins.warn(f"convert: nothing to convert: {_why_nothing(found, selected)}")
+    selected += dense
     if copy:
         # Selectors were asked about the original, which a predicate or a module given may know by identity.
         names = {layer.names for layer in selected}
         model = faithful_copy(model)
-        selected = [layer for layer in find_layers(model) if layer.names in names]
+        selected = [layer for layer in (*find_layers(model), *dense_layers(model)) if layer.names in names]
     return model, [layer for layer in selected if layer.target is not None]
 
 
@@ -213,6 +232,14 @@ def _why_nothing(found: Sequence[Layer], selected: Sequence[Layer]) -> str:
     if not loaded:
         return f"no host framework is imported (there are plugins for: {', '.join(hosts)})"
     return f"it has no layer of a host framework (imported: {', '.join(loaded)})"
+
+
+def _why_dense(sparse: Sparse, takers: Sequence[Layer]) -> str:
+    if takers:
+        return f"include and exclude leave none of {len(takers)}"
+    if sparse is True:
+        return "no Linear or Conv2d is registered after a spiking layer; name those that spikes come to: sparse=[...]"
+    return f"sparse={sparse!r} selects no Linear or Conv2d"
 
 
 def _name(layer: Layer) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from plugin_accel.conversion.fusion.api import engine_of
+from plugin_accel.conversion.spikes import told
 from plugin_accel.conversion.tables import table
 from plugin_accel.conversion.walker import Layer, find_layers, loaded_hosts, walk
 from plugin_accel.errors import BackendError
@@ -48,7 +49,8 @@ class Report:
     """The rows of a model, in the order of its modules. Prints as a table.
 
     Attributes:
-        rows: One row per layer that a host owns.
+        rows: One row per layer that a host owns; where layers are computed from spikes, also one per linear layer and
+            convolution, with ``"torch"`` as host and ``"sparse"`` as backend.
         hosts: The hosts whose framework is imported; layers of others cannot be in the model.
     """
 
@@ -115,14 +117,16 @@ def report(model: nn.Module) -> Report:
     if not isinstance(model, nn.Module):
         raise TypeError(f"report: expected a torch.nn.Module, got {type(model).__name__}; pass the network itself")
     loops = tuple(_loop(module, names) for module, names in walk(model) if engine_of(module) is not None)
-    rows = tuple(_row(layer) for layer in find_layers(model))
+    place = {names: index for index, (_, names) in enumerate(walk(model))}
+    layers = sorted((*find_layers(model), *told(model)), key=lambda layer: place[layer.names])
+    rows = tuple(_row(layer) for layer in layers)
     return Report((*loops, *rows), tuple(host.host.name for host in loaded_hosts()))
 
 
 def _row(layer: Layer) -> Row:
     against = layer.reasons()
     backend: str | None = "-"
-    notes: list[str] = []
+    notes = [] if layer.note is None else [layer.note]
     if not against:
         try:
             backend = layer.backend()

@@ -15,7 +15,7 @@ from plugin_accel.conversion.exchange import base_class, incompatible
 if TYPE_CHECKING:
     from plugin_accel.hosts import Host
 
-__all__ = ["Layer", "find_layers", "loaded_hosts", "walk"]
+__all__ = ["Layer", "LoadedHost", "classify", "find_layers", "loaded_hosts", "walk"]
 
 _T = TypeVar("_T")
 
@@ -38,6 +38,11 @@ class LoadedHost:
         """Whether ``module`` is a stateful neuron layer of the framework."""
         return bool(_ask(self.host, lambda: self.host.owns(module), False))
 
+    def emits_spikes(self, module: nn.Module) -> bool:
+        """Whether what a layer of the framework gives is spikes; a host that does not tell has no other."""
+        emits = getattr(self.host, "emits_spikes", None)
+        return emits is None or bool(_ask(self.host, lambda: emits(module), False))
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -52,6 +57,7 @@ class Layer:
         original: The class that ``restore`` gives it, ``None`` if there is nothing to restore.
         runs_accelerated: Whether its class is an accelerated one or derives from one.
         refusal: Why its class is left alone, ``None`` if it is converted or can be.
+        note: What else the report says of it.
     """
 
     names: tuple[str, ...]
@@ -62,6 +68,7 @@ class Layer:
     original: type[nn.Module] | None = None
     runs_accelerated: bool = False
     refusal: str | None = None
+    note: str | None = None
 
     def reasons(self) -> tuple[str, ...]:
         """Why this layer, converted, would run the host's own forward; ``()`` if nothing stands against it."""
@@ -126,11 +133,12 @@ def loaded_hosts() -> list[LoadedHost]:
 def find_layers(model: nn.Module) -> list[Layer]:
     """Lists the layers of ``model`` that a loaded host owns. Changes nothing."""
     hosts = loaded_hosts()
-    layers = (_classify(module, names, hosts) for module, names in walk(model))
+    layers = (classify(module, names, hosts) for module, names in walk(model))
     return [layer for layer in layers if layer is not None]
 
 
-def _classify(module: nn.Module, names: tuple[str, ...], hosts: list[LoadedHost]) -> Layer | None:
+def classify(module: nn.Module, names: tuple[str, ...], hosts: list[LoadedHost]) -> Layer | None:
+    """What a module is to these hosts, ``None`` if nothing."""
     if isinstance(module, torch.jit.ScriptModule):
         return _classify_script(module, names, hosts)
     cls = base_class(module)

@@ -53,8 +53,9 @@ class Host(Protocol):
 class FrameworkHost:
     """A host whose knowledge lives in a module with ``classes()``, ``owns(module)`` and ``reasons(module)``.
 
-    The module may also have ``last_fallback(module)``; ``neuron(module)``, which names the neuron that backends run for
-    a layer; and ``sequence`` with ``has_sequence(module)``, see :mod:`plugin_accel.hosts.sequences`. While the
+    The module may also have ``last_fallback(module)``; ``emits_spikes(module)``, where some layers do not;
+    ``neuron(module)``, which names the neuron that backends run for a layer; and ``sequence`` with
+    ``has_sequence(module)``, see :mod:`plugin_accel.hosts.sequences`. While the
     framework is not imported, the module is not imported either and the host owns nothing.
 
     Args:
@@ -120,6 +121,11 @@ class FrameworkHost:
         """Why the module's last call ran the host's own forward, if the implementation keeps that record."""
         last_fallback = getattr(self._implementation(), "last_fallback", None)
         return None if last_fallback is None else last_fallback(module)
+
+    def emits_spikes(self, module: nn.Module) -> bool:
+        """Whether what ``module`` gives is spikes, not a membrane or a current."""
+        emits_spikes = getattr(self._implementation(), "emits_spikes", None)
+        return emits_spikes is None or bool(emits_spikes(module))
 
     def why_left(self, module: nn.Module) -> str | None:
         """Why the class of ``module`` has no accelerated version, if the implementation has more to say than that."""

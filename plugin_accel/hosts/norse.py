@@ -23,6 +23,7 @@ from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
 last_fallback = norse_call.last_fallback
+emits_spikes = nf.emits_spikes
 
 
 class _Cell(nn.Module):

@@ -288,3 +288,8 @@ FORMS: dict[type[nn.Module], Form] = {
 def form_of(cls: type[nn.Module]) -> Form | None:
     """Of Norse's class, of its accelerated subclass, or of a parametrised one."""
     return next((FORMS[c] for c in cls.__mro__ if c in FORMS), None)
+
+
+def emits_spikes(module: nn.Module) -> bool:
+    """Whether what a layer gives is spikes; those named LI give a membrane."""
+    return not any(cls.__name__.startswith("LI") and cls.__name__[2:3] != "F" for cls in type(module).__mro__)

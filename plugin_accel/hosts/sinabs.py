@@ -229,6 +229,11 @@ def reasons(module: nn.Module) -> tuple[str, ...]:
     return sinabs_options.reasons(module)
 
 
+def emits_spikes(module: nn.Module) -> bool:
+    """Whether what a layer gives is spikes; the membrane of ExpLeak is none."""
+    return getattr(module, "spike_fn", None) is not None
+
+
 def neuron(module: nn.Module) -> str:
     """Name of the neuron that a backend runs for this layer."""
     return (SINABS_ALIF if isinstance(module, sl.ALIF) else SINABS_LIF).name

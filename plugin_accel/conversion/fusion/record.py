@@ -48,6 +48,8 @@ def _patch(by: int) -> None:
 
 
 class _Mode(TorchFunctionMode):
+    records_layers = True  # layers that take spikes call themselves, not what they are made of
+
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self._recorder = recorder

@@ -48,7 +48,7 @@ def batched(node: Node, metas: Sequence[Meta], over_time: Sequence[bool], steps:
     dims = len(metas[0].shape)
     if name in ("matmul", "mm") and len(metas) == 2 and len(metas[1].shape) == 2 and dims >= 2:
         return _per_sample(node)
-    batch = functions.PER_SAMPLE.get(name)
+    batch = functions.PER_SAMPLE.get(name, getattr(node.target, "per_sample", None))
     if batch is None or type(node.leaves[0]) is not Ref:
         return None
     if name == "batch_norm" and _argument(node, 5, "training", False):

@@ -40,6 +40,11 @@ _PER_SAMPLE: dict[type[nn.Module], int] = {
 }
 
 
+def _dims(module: nn.Module) -> int:
+    """Of a layer in `_PER_SAMPLE`, or of one that says so of its own class; else -1."""
+    return int(_PER_SAMPLE.get(type(module), vars(type(module)).get("per_sample", -1)))
+
+
 class Run(NamedTuple):
     """What :func:`run` gives.
 
@@ -158,7 +163,7 @@ def _is_plain(net: nn.Module, layers: Layers) -> bool:
     """Whether layer by layer is the same as step by step: no hooks, a layer once, one that draws."""
     found = [module for _, module in _leaves(net)]
     random = [m for m in found if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
-    known = all(type(m) in _PER_SAMPLE or isinstance(m, nn.Flatten) or layers.owner(m) is not None for m in found)
+    known = all(_dims(m) >= 0 or isinstance(m, nn.Flatten) or layers.owner(m) is not None for m in found)
     hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
     return known and not hooks and len(random) <= 1 and len(set(map(id, found))) == len(found)
 
@@ -182,7 +187,7 @@ def _over_time(module: nn.Module, x: Any, layers: Layers) -> Any:
         except Refused:
             pass
     dims = x.dim() - 1 if isinstance(x, Tensor) else 0
-    batch = _PER_SAMPLE.get(type(module), -1)
+    batch = _dims(module)
     drawn = isinstance(module, nn.modules.dropout._DropoutNd) and module.training
     if batch >= 0 and (dims == batch or (batch == 0 and dims >= 2)) and not layers.is_opaque(module) and not drawn:
         return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -1,0 +1,171 @@
+// One image, forward and back: a row of packed weights is added for each spike and place of the kernel.
+#pragma once
+#include "lists.h"
+#include "transpose.h"
+
+namespace conv {
+namespace PA_ISA {
+
+using egru::PA_ISA::Arena;
+using V = egru::PA_ISA::Vec<float>;
+#ifndef PA_CONV_VECTORS
+#define PA_CONV_VECTORS 4
+#endif
+constexpr int kVectors = PA_CONV_VECTORS;
+constexpr int64_t kPanel = kVectors * V::width;
+constexpr int kBatch = 16;       // entries copied together
+constexpr int64_t kPlaces = 64;  // places of the output at a time: what is turned to the other order is then in L1
+
+struct Space {
+  Lists lists;
+  float* tile;     // [kPlaces][panel]
+  int32_t* reach;  // what reaches one place of the output: rows of the weights
+  float* value;
+  Space(Arena& a, const Problem& p)
+      : lists(a, p),
+        tile(a.take<float>(kPlaces * kPanel)),
+        reach(a.take<int32_t>(p.taps() + kBatch)),
+        value(a.take<float>(p.graded ? p.taps() + kBatch : 0)) {}
+};
+
+// Lists the rows of the weights that the spikes take which reach one place of the output. Runs are short and of any
+// length: copied in whole batches and joined, they cost the walk over them one wrong guess of a branch, not one each.
+template <bool Graded>
+inline int32_t collect(const Problem& p, const Space& s, int64_t place) {
+  const int64_t row = place / p.columns, column = place % p.columns;
+  const int64_t runs = p.dilation[1] == 1 ? 1 : p.kernel[1], wide = p.dilation[1] == 1 ? p.kernel[1] : 1;
+  const int64_t top = row * p.stride[0] - p.pad[0], left = column * p.stride[1] - p.pad[1];
+  int32_t found = 0;
+  for (int64_t k = 0; k < p.kernel[0]; ++k) {
+    const int64_t i = top + k * p.dilation[0];
+    if (i < 0 || i >= p.height) continue;
+    const int32_t* start = s.lists.start + i * p.width;
+    for (int64_t r = 0; r < runs; ++r) {
+      const int64_t j = left + r * p.dilation[1];
+      const int64_t first = std::max<int64_t>(j, 0), last = std::min(j + wide, p.width);
+      if (first >= last) continue;
+      const int32_t from = start[first], count = start[last] - from;
+      const int32_t base = static_cast<int32_t>((k * p.kernel[1] + r - j) * p.in);
+      for (int32_t e = 0; e < count; e += kBatch) {
+        for (int n = 0; n < kBatch; ++n) s.reach[found + e + n] = s.lists.code[from + e + n] + base;
+        if (Graded)
+          for (int n = 0; n < kBatch; ++n) s.value[found + e + n] = s.lists.value[from + e + n];
+      }
+      found += count;
+    }
+  }
+  return found;
+}
+
+template <bool Graded>
+void forward_places(const Problem& p, const Space& s, int64_t first, int64_t count, const float* weights,
+                    const float* bias, float* out, int64_t ldo) {
+  for (int64_t i = 0; i < count; ++i, out += ldo) {
+    const int32_t entries = collect<Graded>(p, s, first + i);
+    V sum[kVectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) sum[j] = V::load(bias + j * V::width);
+    for (int32_t e = 0; e < entries; ++e) {
+      const float* w = weights + s.reach[e] * kPanel;
+      const V value = V::all(Graded ? s.value[e] : 1.0f);
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) sum[j].add(value, V::load(w + j * V::width));
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) sum[j].store(out + j * V::width);
+  }
+}
+
+inline void forward(const Problem& p, int64_t image, void* workspace) {
+  Arena arena(workspace);
+  const Space s(arena, p);
+  list_spikes(p, image, s.lists);
+  const auto run = p.graded ? forward_places<true> : forward_places<false>;
+  for (int64_t c = 0; c < p.out; c += kPanel) {
+    const int64_t wide = std::min(kPanel, p.out - c);
+    const float *weights = p.packed + c * p.taps(), *bias = p.bias + c;
+    for (int64_t first = 0; first < p.places(); first += kPlaces) {
+      const int64_t count = std::min(kPlaces, p.places() - first);
+      if (p.last_out && wide == kPanel) {
+        run(p, s, first, count, weights, bias, p.y + (image * p.places() + first) * p.out + c, p.out);
+        continue;
+      }
+      run(p, s, first, count, weights, bias, s.tile, kPanel);
+      if (p.last_out)
+        copy_rows(s.tile, kPanel, p.y + (image * p.places() + first) * p.out + c, p.out, count, wide);
+      else
+        transpose(s.tile, kPanel, count, wide, p.y + (image * p.out + c) * p.places() + first, p.places());
+    }
+  }
+}
+
+template <bool Graded>
+void backward_places(const Problem& p, const Space& s, int64_t first, int64_t count, const float* g_y, int64_t ldg,
+                     float* g_weight, float* g_bias) {
+  V total[kVectors];  // of these places alone: one long chain of sums would lose digits
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j) total[j] = V::all(0.0f);
+  for (int64_t i = 0; i < count; ++i, g_y += ldg) {
+    const int32_t entries = collect<Graded>(p, s, first + i);
+    V g[kVectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      g[j] = V::load(g_y + j * V::width);
+      total[j].add(V::all(1.0f), g[j]);
+    }
+    for (int32_t e = 0; e < entries; ++e) {
+      float* w = g_weight + s.reach[e] * kPanel;
+      const V value = V::all(Graded ? s.value[e] : 1.0f);
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) {
+        V sum = V::load(w + j * V::width);
+        sum.add(value, g[j]);
+        sum.store(w + j * V::width);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j) {
+    total[j].add(V::all(1.0f), V::load(g_bias + j * V::width));
+    total[j].store(g_bias + j * V::width);
+  }
+}
+
+inline void backward(const Problem& p, int64_t image, void* workspace, float* g_weight, float* g_bias) {
+  Arena arena(workspace);
+  const Space s(arena, p);
+  list_spikes(p, image, s.lists);
+  const auto run = p.graded ? backward_places<true> : backward_places<false>;
+  for (int64_t c = 0; c < p.out; c += kPanel) {
+    const int64_t wide = std::min(kPanel, p.out - c);
+    float *to = g_weight + c * p.taps(), *bias = g_bias + c;
+    if (wide < kPanel) memset(s.tile, 0, kPlaces * kPanel * sizeof(float));
+    for (int64_t first = 0; first < p.places(); first += kPlaces) {
+      const int64_t count = std::min(kPlaces, p.places() - first);
+      const float* last = p.g_y + (image * p.places() + first) * p.out + c;
+      if (p.last_out && wide == kPanel) {
+        run(p, s, first, count, last, p.out, to, bias);
+        continue;
+      }
+      if (p.last_out)
+        copy_rows(last, p.out, s.tile, kPanel, count, wide);
+      else
+        transpose(p.g_y + (image * p.out + c) * p.places() + first, p.places(), wide, count, s.tile, kPanel);
+      run(p, s, first, count, s.tile, kPanel, to, bias);
+    }
+  }
+}
+
+inline int64_t workspace_bytes(const Problem& p) {
+  Arena arena(nullptr);
+  Space(arena, p);
+  return arena.used();
+}
+
+inline const Kernels* kernels() {
+  static const Kernels k{static_cast<int>(kPanel), scan, workspace_bytes, forward, backward};
+  return &k;
+}
+
+}  // namespace PA_ISA
+}  // namespace conv

@@ -1,0 +1,63 @@
+// Products with spikes on the CPU: cut into tiles, spread over threads. Every sum is taken by one thread in one order,
+// so that nothing depends on the number of threads.
+#pragma once
+#include <atomic>
+#include <vector>
+
+#include "../sparse/problem.h"
+#include "pool.h"
+
+namespace sparse {
+
+// A matrix of floats, [rows, inputs], whose columns lie side by side.
+struct Dense {
+  const void* data;
+  int64_t rows, inputs, ld;
+  bool fp64;
+};
+
+struct Seen {
+  int64_t entries, nonzero;
+  bool graded;  // an entry is neither 0 nor 1
+};
+
+// Some rows, evenly spaced.
+Seen sample(const Dense& x, int64_t rows);
+// Bits of all rows, ceil(inputs / 64) words each, and where each row's entries start.
+Seen scan(const Dense& x, uint64_t* mask, int32_t* offsets, int threads);
+// Indices from bits; values from x, unless nullptr.
+void fill(const Dense& x, const uint64_t* mask, const int32_t* offsets, uint16_t* index, void* values, int threads);
+// Floats from bits alone.
+void expand(const uint64_t* mask, const Spikes& to, bool fp64, void* out, int threads);
+
+// Weights [outputs, inputs] as the kernels read them, and how to tell that the originals have changed since.
+class Weights {
+ public:
+  Weights(bool fp64, const void* weight, int64_t inputs, int64_t outputs, int threads);
+  // Whether there is no infinity or NaN, which a dense product spreads even where x is zero.
+  bool finite() const { return finite_; }
+  // Looks at `lines` cache lines of the originals, others at each call, and at the instruction set in use.
+  bool same(const void* weight, int64_t lines) const;
+  // out[rows, outputs] = x W^T + bias
+  void forward(const Spikes& x, const void* bias, void* out, int threads) const;
+  // The same from floats, for a few rows; the number of entries, or -1 if there are more than `most` (`out` is
+  // untouched).
+  int64_t step(const void* x, int64_t rows, int64_t ld, int64_t most, const void* bias, void* out, int threads) const;
+
+ private:
+  const bool fp64_;
+  const int64_t inputs_, outputs_;
+  const Kernels& kernels_;
+  std::vector<Tile> tiles_;
+  std::vector<const char*> at_;  // each tile's panel
+  pool::Block panels_;
+  std::vector<uint32_t> sums_;  // of each line
+  mutable std::atomic<int64_t> next_{0};
+  bool finite_;
+};
+
+// g_weight[outputs, inputs] = grad^T x, and g_bias[outputs], unless nullptr; whether all of grad is finite.
+bool weight_gradient(bool fp64, const Spikes& x, const void* grad, int64_t ld, int64_t outputs, void* g_weight,
+                     void* g_bias, int threads);
+
+}  // namespace sparse

@@ -1,0 +1,32 @@
+#include "../sparse/problem.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define PA_FMA(a, b, c) fma_(a, b, c)
+#define PA_ISA avx2
+#define PA_EGRU_AVX2
+#include "../sparse/rows.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const sparse::Kernels* sparse::find_avx2(bool fp64) { return fp64 ? avx2::kernels<double>() : avx2::kernels<float>(); }
+#else
+const sparse::Kernels* sparse::find_avx2(bool) { return nullptr; }
+#endif
