@@ -51,7 +51,7 @@ class Step {
     for (int k = 0; k < states_; ++k) p.last[k] = read.next();
     for (int k = 0; k < count_; ++k) p.param[slots_[k].index].data = read.next();
     const py::gil_scoped_release release;
-    run_forward(variant_, p, threads, nullptr);
+    run_single_forward(variant_, p, threads);
     if (!p.kept.data) return;
     for (int k = 0; k < count_; ++k)
       std::memcpy(kept_param(p, k), p.param[slots_[k].index].data, static_cast<size_t>(slots_[k].size) * bytes_);
@@ -75,7 +75,7 @@ class Step {
       q.data = slots_[k].size ? kept_param(p, k) : nullptr;
     }
     const py::gil_scoped_release release;
-    run_backward(variant_, p, threads, gradients);
+    run_single_backward(variant_, p, threads, gradients);
   }
 
  private:
