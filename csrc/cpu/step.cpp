@@ -1,119 +1,178 @@
-// A single time step that is run again and again: what does not change between the calls is read once, so that a call
-// is a tuple of addresses and nothing else. All tensors are dense [outer, inner].
+// A single time step that is run again and again: what does not change between the calls is read once, and a call takes
+// torch's tensors as they are, which is quicker than what Python needs to hand over their addresses. All are dense fp32
+// [outer, inner]; the caller has seen to it.
 #include "step.h"
 
 #include <cstring>
 
 #include "dispatch.h"
+#include "fastcall.h"
 #include "parse.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 
 namespace {
 
+void expect(bool fine) {
+  if (!fine) throw py::type_error("step: expected the arguments it was prepared for");
+}
+
 class Step {
  public:
-  // params: for each slot of the step header None or (outer stride, inner stride)
+  // params: for each slot of the step header None or (position among the parameters of a call, outer stride, inner
+  // stride); row: a tensor like the input
   Step(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags, const py::handle& surrogate,
-       const py::handle& params)
-      : variant_(parse_variant(kind)), states_(find(variant_).states), bytes_(find(variant_).element_bytes) {
+       const py::handle& params, py::object row)
+      : variant_(parse_variant(kind)), states_(find(variant_).states), row_(std::move(row)) {
+    tensors::load();
+    expect(!variant_.fp64);
     base_.outer = outer;
     base_.time = 1;
     base_.inner = inner;
     base_.flags = parse_flags(flags);
     parse_surrogate(surrogate, base_);
     PyObject* t = tuple(params, find(variant_).params);
+    int64_t kept = outer * inner;  // the membranes, then a copy of the parameters, which may change before backward
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(t); ++i) {
       if (item(t, i) == Py_None) continue;
-      PyObject* strides = tuple(item(t, i), 2);
+      PyObject* given = tuple(item(t, i), 3);
       Slot& slot = slots_[count_++];
       slot.index = static_cast<int>(i);
-      Param& q = base_.param[i] = {nullptr, integer(item(strides, 0)), integer(item(strides, 1))};
+      slot.from = integer(item(given, 0));
+      Param& q = base_.param[i] = {nullptr, integer(item(given, 1)), integer(item(given, 2))};
       slot.size = q.outer ? 0 : q.inner ? inner : 1;  // per column: an input, which backward does not read
-      slot.offset = kept_elements_;
-      kept_elements_ += slot.size;
+      slot.offset = kept;
+      kept += slot.size;
     }
-    for (Slot& slot : slots_) slot.offset += outer * inner;
-    kept_elements_ += outer * inner;
+    kept_ = row_.attr("new_empty")(kept);
   }
 
-  // What `kept` must have room for: the membranes, then a copy of the parameters, which may change before backward.
-  int64_t kept_elements() const { return kept_elements_; }
-
-  // (x, kept, out, states before, states after, params)
-  void forward(const py::handle& addresses, int threads) const {
+  // (x, states before or None, params, keep) -> (kept or None, out, states after)
+  py::object forward(PyObject* const* given) const {
+    const Items before(given[1]), params(given[2]);
+    expect(before.size == states_);
+    const bool keep = given[3] == Py_True;
     Problem p = base_;
-    Reader read(addresses, 3 + 2 * states_ + count_);
-    p.x = row(read.next());
-    p.kept = row(read.next());
-    p.out = row(read.next());
-    for (int k = 0; k < states_; ++k) p.first[k] = read.next();
-    for (int k = 0; k < states_; ++k) p.last[k] = read.next();
-    for (int k = 0; k < count_; ++k) p.param[slots_[k].index].data = read.next();
-    const py::gil_scoped_release release;
-    run_single_forward(variant_, p, threads);
-    if (!p.kept.data) return;
-    for (int k = 0; k < count_; ++k)
-      std::memcpy(kept_param(p, k), p.param[slots_[k].index].data, static_cast<size_t>(slots_[k].size) * bytes_);
+    py::tuple made(3), last(states_);
+    p.x = row(tensors::data(given[0]));
+    p.kept = row(make(made.ptr(), 0, keep, kept_));
+    p.out = row(make(made.ptr(), 1, true, row_));
+    for (int k = 0; k < states_; ++k) {
+      p.first[k] = data_or_null(before[k]);
+      p.last[k] = make(last.ptr(), k, true, row_);
+    }
+    PyTuple_SET_ITEM(made.ptr(), 2, last.release().ptr());
+    for (int k = 0; k < count_; ++k) {
+      expect(slots_[k].from < params.size);
+      p.param[slots_[k].index].data = tensors::data(params[slots_[k].from]);
+    }
+    run([&](int threads) { run_single_forward(variant_, p, threads); });
+    for (int k = 0; keep && k < count_; ++k)
+      std::memcpy(kept_param(p, k), p.param[slots_[k].index].data, static_cast<size_t>(slots_[k].size) * sizeof(float));
+    return std::move(made);
   }
 
-  // (x, kept, g_out, g_x, states before, gradients of the states after, of those before, of the parameters)
-  void backward(const py::handle& addresses, int threads) const {
+  // (which of (x, *states) get a gradient, kept, x or None, states before or None, gradients of (out, *states after) or
+  // None, None or where those of the parameters go) -> gradients of (x, *states)
+  py::object backward(PyObject* const* given) const {
+    const Items needs(given[0]), before(given[3]), incoming(given[4]);
+    expect(needs.size > states_ && before.size == states_ && incoming.size == 1 + states_);
     Problem p = base_;
-    Reader read(addresses, 4 + 3 * states_ + count_);
-    p.x = row(read.next());
-    p.kept = row(read.next());
-    p.g_out = row(read.next());
-    p.g_x = row(read.next());
-    for (int k = 0; k < states_; ++k) p.first[k] = read.next();
-    for (int k = 0; k < states_; ++k) p.g_last[k] = read.next();
-    for (int k = 0; k < states_; ++k) p.g_first[k] = read.next();
+    py::object held[1 + kMaxStates];  // copies must outlive the call
+    const auto gradient = [&](int i) -> void* {
+      if (incoming[i] == Py_None) return nullptr;
+      held[i] = tensors::readable(incoming[i]);
+      return tensors::data(held[i].ptr());
+    };
+    py::tuple made(1 + states_);
+    p.kept = row(tensors::data(given[1]));
+    p.x = row(data_or_null(given[2]));
+    p.g_out = row(gradient(0));
+    p.g_x = row(make(made.ptr(), 0, needs[0] == Py_True, row_));
+    for (int k = 0; k < states_; ++k) {
+      p.first[k] = data_or_null(before[k]);
+      p.g_last[k] = gradient(1 + k);
+      p.g_first[k] = make(made.ptr(), 1 + k, needs[1 + k] == Py_True, row_);
+    }
     ParamGradient gradients[kMaxParams] = {};
     for (int k = 0; k < count_; ++k) {
-      Param& q = p.param[slots_[k].index];
-      gradients[slots_[k].index] = {read.next(), q.outer != 0, q.inner != 0};
-      q.data = slots_[k].size ? kept_param(p, k) : nullptr;
+      const Slot& slot = slots_[k];
+      Param& q = p.param[slot.index];
+      if (given[5] != Py_None) {
+        const Items into(given[5]);
+        expect(slot.from < into.size);
+        gradients[slot.index] = {data_or_null(into[slot.from]), q.outer != 0, q.inner != 0};
+      }
+      q.data = slot.size ? kept_param(p, k) : nullptr;
     }
-    const py::gil_scoped_release release;
-    run_single_backward(variant_, p, threads, gradients);
+    run([&](int threads) { run_single_backward(variant_, p, threads, gradients); });
+    return std::move(made);
   }
 
  private:
-  class Reader {
-   public:
-    Reader(const py::handle& h, Py_ssize_t count) : items_(tuple(h, count)) {}
-    void* next() { return address(item(items_, at_++)); }
-
-   private:
-    PyObject* items_;
-    Py_ssize_t at_ = 0;
-  };
-
   struct Slot {
-    int index;
-    int64_t size, offset;  // of its copy in `kept`
+    int index;              // in the problem
+    int64_t from;           // among the tensors of a call
+    int64_t size, offset;   // of its copy in `kept`
   };
+
+  static void* data_or_null(PyObject* t) { return t == Py_None ? nullptr : tensors::data(t); }
+
+  // Puts a new tensor, or None, into a tuple.
+  static void* make(PyObject* into, Py_ssize_t i, bool wanted, const py::object& like) {
+    py::object made = wanted ? tensors::empty_like(like.ptr()) : py::none();
+    void* data = data_or_null(made.ptr());
+    PyTuple_SET_ITEM(into, i, made.release().ptr());
+    return data;
+  }
+
+  // Giving the interpreter's lock away for some microseconds could mean to wait for it for milliseconds.
+  template <class Body>
+  void run(const Body& body) const {
+    const int threads = tensors::threads();
+    if (base_.outer * base_.inner < (1 << 16)) return body(threads);
+    const py::gil_scoped_release release;
+    body(threads);
+  }
 
   // A time stride of 0 would ask for a sum over time.
   Stream row(void* data) const { return {data, base_.inner, base_.inner, 1}; }
-  void* kept_param(const Problem& p, int k) const {
-    return static_cast<char*>(p.kept.data) + static_cast<size_t>(slots_[k].offset) * bytes_;
-  }
+  float* kept_param(const Problem& p, int k) const { return static_cast<float*>(p.kept.data) + slots_[k].offset; }
 
   Variant variant_;
   Problem base_{};
   int states_, count_ = 0;
-  size_t bytes_;
-  int64_t kept_elements_ = 0;
   Slot slots_[kMaxParams] = {};
+  py::object row_, kept_;
 };
+
+// `self` is a capsule with the step.
+template <py::object (Step::*method)(PyObject* const*) const, Py_ssize_t kArguments>
+PyObject* called(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  return translated([&] {
+    expect(count == kArguments);
+    return (static_cast<const Step*>(PyCapsule_GetPointer(self, nullptr))->*method)(given);
+  });
+}
+
+// (forward, backward) of a step
+py::tuple prepare(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags,
+                  const py::handle& surrogate, const py::handle& params, py::object row) {
+  static PyMethodDef forward = fast_method("forward", called<&Step::forward, 4>);
+  static PyMethodDef backward = fast_method("backward", called<&Step::backward, 6>);
+  const py::capsule self(new Step(kind, outer, inner, flags, surrogate, params, std::move(row)),
+                         [](void* step) { delete static_cast<Step*>(step); });
+  py::tuple made(2);
+  made[0] = fast_function(forward, self.ptr());
+  made[1] = fast_function(backward, self.ptr());
+  return made;
+}
 
 }  // namespace
 
 void bind_step(py::module_& m) {
-  py::class_<Step>(m, "Step")
-      .def(py::init<const py::handle&, int64_t, int64_t, const py::handle&, const py::handle&, const py::handle&>())
-      .def_property_readonly("kept_elements", &Step::kept_elements)
-      .def("forward", &Step::forward)
-      .def("backward", &Step::backward);
+  m.def("step", &prepare);
+  static PyMethodDef alike = fast_method("alike", tensors::alike);
+  m.attr("alike") = fast_function(alike, nullptr);
 }

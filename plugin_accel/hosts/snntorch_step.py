@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel import backends
+from plugin_accel._C import alike
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, run_step
+from plugin_accel.neurons.prepared import PreparedStep, run_known
 
 FP32 = torch.float32
 
@@ -27,27 +28,35 @@ FP32 = torch.float32
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = ("backend", "delay", "inhibition", "params", "quant", "shape", "spike_grad", "state_function", "step")
+    __slots__ = (
+        *("backend", "computed", "delay", "inhibition", "param_shapes", "quant"),
+        *("shape", "shapes", "spike_grad", "state_function", "step", "values"),
+    )
 
     def __init__(self, form: Form, layer: Any, x: Tensor) -> None:
         self.spike_grad, self.state_function = layer.spike_grad, layer.state_function
         self.delay = layer.__dict__.get("reset_delay")
         self.inhibition, self.quant = layer.inhibition, layer.state_quant
-        self.shape = x.shape
+        self.shape, self.shapes = x.shape, (x.shape,) * (1 + len(form.states))
         self.backend = backends.requested()
-        self.params: list[tuple[torch.Size, bool]] = []
+        self.param_shapes: list[torch.Size] = []
+        self.computed: tuple[Tensor, ...] = ()  # parameters that follow from the layer's own, of these values
+        self.values: list[tuple[str, Tensor, Any]] = []
         self.step: PreparedStep | None = None
         options = form.options(layer)
         chosen = backends.choose(x.device, FP32, form.neuron.name)
         prepare = getattr(chosen, "prepare", None)
-        params = _parameters(form, layer, layer.__dict__)
+        params = _parameters(form, layer, self)
         # Without a delay the host looks at the mechanism's buffer at each call, which costs more than it brings here.
         if options.reasons or options.inhibition or not options.delay or not options.spikes_learn:
             return
-        if prepare is not None and params is not None and all(p.dtype is FP32 and p.is_cpu for p in params):
-            self.params = [(p.shape, p.dim() > 0) for p in params]
-            config = so.config(options, form.recurrent, False, STEP)
-            self.step = prepare(form.neuron, config, x, [*params, x] if form.recurrent else params)
+        if prepare is None or params is None:
+            return
+        if form.recurrent:
+            params.append(x)
+        self.param_shapes = [p.shape for p in params]
+        if alike(params, self.param_shapes, False) is not None:
+            self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, params)
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
@@ -59,14 +68,35 @@ class _Plan:
             and self.inhibition is own.get("inhibition")
             and self.quant is own.get("state_quant")
             and self.backend == backends.requested()
-            and x.is_cpu
         )
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def _parameters(form: Form, layer: Any, own: dict[str, Any]) -> list[Tensor] | None:
+def _own(layer: Any, name: str) -> Any:
+    """A tensor of the layer; None where it is computed, as that of a parametrised layer."""
+    own = layer.__dict__
+    found = own["_buffers"].get(name)
+    return own["_parameters"].get(name) if found is None else found
+
+
+def _computed(form: Form, layer: Any, plan: _Plan) -> tuple[Tensor, ...] | None:
+    """Parameters that follow from the layer's own tensors, looked up by their values while these have no gradient."""
+    if plan.values and all([_own(layer, n) is t and t.item() == v for n, t, v in plan.values]):  # noqa: C419
+        return plan.computed
+    plan.values = []
+    try:
+        plan.computed, _ = form.params(layer)
+    except Refused:
+        return None
+    given = [(name, _own(layer, name)) for name in form.computed_from]
+    if all(t is not None and t.dim() == 0 and t.is_cpu and not t.requires_grad for _, t in given):
+        plan.values = [(name, t, t.item()) for name, t in given]
+    return plan.computed
+
+
+def _parameters(form: Form, layer: Any, plan: _Plan) -> list[Tensor] | None:
     """The layer's parameters in the kernels' order; None where one is computed, as that of a parametrised layer."""
     if not form.direct:
         try:
@@ -74,12 +104,18 @@ def _parameters(form: Form, layer: Any, own: dict[str, Any]) -> list[Tensor] | N
         except Refused:
             return None
         return [*before, layer.threshold, layer.graded_spikes_factor, *after]
-    parameters, buffers = own["_parameters"], own["_buffers"]
-    found = []
+    found: list[Tensor] = []
+    if form.computed_from:
+        computed = _computed(form, layer, plan)
+        if computed is None:
+            return None
+        found += computed
+    own = layer.__dict__
+    buffers, parameters = own["_buffers"], own["_parameters"]
     for name in form.direct:
-        p = parameters.get(name)
+        p = buffers.get(name)
         if p is None:
-            p = buffers.get(name)
+            p = parameters.get(name)
             if p is None:
                 return None
         found.append(p)
@@ -90,53 +126,56 @@ def quick_step(
     form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: Tensor | None = None
 ) -> Sequence[Tensor] | None:
     """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone."""
-    if type(x) is not Tensor or x.dtype is not FP32 or is_watched():
+    if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu or is_watched():
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
     if plan is None or not plan.is_for(own, x):
         plan = _plans[layer] = _Plan(form, layer, x)
     step = plan.step
-    if step is None or not x.is_contiguous() or x.is_neg():
+    if step is None:
         return None
-    params = _parameters(form, layer, own)
+    params = _parameters(form, layer, plan)
     if params is None:
         return None
-    for p, (shape, dense) in zip(params, plan.params, strict=True):
-        if p.dtype is not FP32 or p.shape != shape or not p.is_cpu or (dense and not p.is_contiguous()):
-            del _plans[layer]
-            return None
-    buffers, hidden, shape = own["_buffers"], own["init_hidden"], plan.shape
-    states: list[Tensor | None] = []
-    for name, argument in zip(form.states, given, strict=True):
-        state = argument
-        if state is None:
-            state = buffers.get(name)
-        elif hidden:
-            return None
-        if type(state) is not Tensor or not state.is_cpu:
-            return None
-        if state.shape != shape:
-            states.append(None)
-        elif state.dtype is FP32 and state.is_contiguous() and not state.is_neg():
-            states.append(state)
-        else:
-            return None
     if recurrent is not None:
-        if recurrent.dtype is not FP32 or not recurrent.is_contiguous() or recurrent.is_neg():
-            return None
         params.append(recurrent)
-    order = form.order
+    learned = alike(params, plan.param_shapes, False)
+    if learned is None:
+        if recurrent is None or alike(params[:-1], plan.param_shapes[:-1], False) is None:
+            del _plans[layer]
+        return None
+    buffers, order = own["_buffers"], form.order
+    states: list[Tensor | None] = []
+    for i in order:
+        state = given[i]
+        if state is None:
+            state = buffers.get(form.states[i])
+        elif own["init_hidden"]:
+            return None
+        states.append(state)
+    learning = alike([x, *states], plan.shapes, True)
+    if learning is None:
+        states, learning = _with_zeros(plan, x, states)
+        if learning is None:
+            return None
+    made = run_known(step, x, states, params, learned, bool(learning))
     if len(order) == 1:
-        made = run_step(step, x, states, params)
         buffers[form.states[0]] = made[1]
         return made
-    out, *last = run_step(step, x, [states[i] for i in order], params)
-    found = [out, *last]
-    for k, i in enumerate(order):
-        found[1 + i] = last[k]
-    buffers.update(zip(form.states, found[1:], strict=True))
+    found = list(made)
+    for k, i in enumerate(order, 1):
+        found[1 + i] = buffers[form.states[i]] = made[k]
     return found
+
+
+def _with_zeros(plan: _Plan, x: Tensor, states: Sequence[Any]) -> tuple[list[Tensor | None], tuple[int, ...] | None]:
+    """The states with None for those of another shape, as zeros, and which of them and `x` learn; None: not to take."""
+    if any(type(s) is not Tensor or not s.is_cpu for s in states):
+        return [], None
+    fitting = [s if s.shape == plan.shape else None for s in states]
+    there = [x, *[s for s in fitting if s is not None]]
+    return fitting, alike(there, plan.shapes[: len(there)], True)
 
 
 def is_prepared(layer: nn.Module) -> bool:

@@ -71,7 +71,7 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         states = tensors[: step.states]
         kept, out, last = step.forward(x, states, params, True)
-        ctx.step, ctx.learned = step, learned
+        ctx.made_by = step, learned
         reads_x, reads_states = step.reads(learned)
         if reads_states:
             ctx.save_for_backward(kept, x if reads_x else None, *states)
@@ -87,22 +87,39 @@ class _Step(torch.autograd.Function):
                 "accelerated layer: expected first derivatives alone, got create_graph=True; "
                 "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
             )
-        step = ctx.step
-        saved = ctx.saved_tensors
-        x, states = (saved[1], saved[2:]) if len(saved) > 1 else (None, (None,) * step.states)
-        return (None, None, None, *step.backward(ctx.needs_input_grad[3:], ctx.learned, saved[0], x, states, grads))
+        step, learned = ctx.made_by
+        kept, *read = ctx.saved_tensors
+        x, states = (read[0], read[1:]) if read else (None, (None,) * step.states)
+        return (None, None, None, *step.backward(ctx.needs_input_grad[3:], learned, kept, x, states, grads))
+
+
+# torch's own `apply` and its counterpart in backward look, in Python, for what is not here: transforms, a `vjp`, a
+# `setup_context`. Together that takes as long as the arithmetic of a step.
+_apply = super(torch.autograd.Function, _Step).apply  # type: ignore[misc]
+if "apply" in dir(getattr(_Step, "_backward_cls", None)):
+    _Step._backward_cls.apply = _Step.backward
+
+
+def run_known(
+    step: PreparedStep,
+    x: Tensor,
+    states: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    learned: tuple[int, ...],
+    learns: bool,
+) -> Sequence[Tensor]:
+    """`run_step` where it is known which parameters require a gradient, and whether an input or a state does."""
+    if (learned or learns) and torch.is_grad_enabled():
+        flat: tuple[Tensor, ...] = _apply(step, params, learned, x, *states, *[params[i] for i in learned])
+        return flat
+    _, out, last = step.forward(x, states, params, False)
+    return (out, *last)
 
 
 def run_step(
     step: PreparedStep, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor]
 ) -> Sequence[Tensor]:
     """(out, *states after), differentiably where any of the tensors asks for it."""
-    if torch.is_grad_enabled():
-        learned = tuple([i for i, p in enumerate(params) if p.requires_grad])
-        if learned or x.requires_grad or any(s is not None and s.requires_grad for s in states):
-            flat: tuple[Tensor, ...] = _Step.apply(  # type: ignore[no-untyped-call]
-                step, params, learned, x, *states, *[params[i] for i in learned]
-            )
-            return flat
-    _, out, last = step.forward(x, states, params, False)
-    return (out, *last)
+    learned = tuple([i for i, p in enumerate(params) if p.requires_grad])
+    learns = x.requires_grad or any(s is not None and s.requires_grad for s in states)
+    return run_known(step, x, states, params, learned, learns)

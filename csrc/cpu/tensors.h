@@ -1,0 +1,18 @@
+// What the library asks of torch's tensors: a few attributes, by name. Nothing of torch is compiled or linked in.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace tensors {
+
+void load();  // looks the names up, once; called before anything else here
+
+void* data(PyObject* tensor);                           // t.data_ptr()
+pybind11::object empty_like(PyObject* tensor);          // torch.empty_like(t)
+pybind11::object readable(const pybind11::handle& t);   // t, or a dense copy
+int threads();                                          // torch.get_num_threads()
+
+// Called from Python as alike(tensors, shapes, exact): None unless all are fp32 tensors on the CPU, dense and of these
+// shapes, and of exactly torch's class if `exact`; else a tuple of the positions of those that require a gradient.
+PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count);
+
+}  // namespace tensors
