@@ -182,7 +182,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &set_isa);
   m.def("openmp", &openmp);
   m.def("compiler", &compiler);
-  m.def("pool_trim", &pool::trim, "free the memory kept for recycling");
+  m.def("pool_trim", [] { trim_steps(), pool::trim(); }, "free the memory kept for recycling");
   m.def("pool_set_limit", &pool::set_limit);
   m.def("pool_limit", &pool::limit);
   m.def("pool_kept_bytes", &pool::kept_bytes);

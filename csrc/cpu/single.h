@@ -98,12 +98,17 @@ void single_backward(const Problem& p, int64_t begin, int64_t end) {
   const Flags f = p.flags;
   R q[kMaxSurrogateParams];
   for (int k = 0; k < kMaxSurrogateParams; ++k) q[k] = static_cast<R>(p.surrogate_param[k]);
+  constexpr bool varies = Step::kThresholdVaries;
+  int known = 0;  // columns for which one threshold of all of them is prepared
   each_block<Step>(p, begin, end, ws, [&](const SingleRows<R> r, int n) {
     if (Step::kSpike != kNoSpike) {
-      R* th = ws.th.v;
+      if (known < n) {
+        R* th = ws.th.v;
 #pragma omp simd
-      for (int j = 0; j < n; ++j) single_threshold_column<Step>(r, j, f, th);
-      prepare_surrogate(p.surrogate, q, n, ws);
+        for (int j = 0; j < n; ++j) single_threshold_column<Step>(r, j, f, th);
+        prepare_surrogate(p.surrogate, q, n, ws);
+        known = varies || p.param[Step::Threshold].inner ? 0 : n;
+      }
       surrogate_row(p.surrogate, r.kept, q, n, ws);
     }
     const R* sg = Step::kSpike == kNoSpike ? ws.zero.v : ws.sg.v;

@@ -3,16 +3,21 @@
 // [outer, inner]; the caller has seen to it.
 #include "step.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "dispatch.h"
 #include "fastcall.h"
 #include "parse.h"
+#include "pool.h"
 #include "tensors.h"
 
 namespace py = pybind11;
 
 namespace {
+
+constexpr size_t kMostSpare = size_t(8) << 20;
 
 void expect(bool fine) {
   if (!fine) throw py::type_error("step: expected the arguments it was prepared for");
@@ -46,17 +51,47 @@ class Step {
       kept += slot.size;
     }
     kept_ = row_.attr("new_empty")(kept);
+    steps().push_back(this);
+  }
+  ~Step() { steps().erase(std::find(steps().begin(), steps().end(), this)); }
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
+
+  // Those there are, under the interpreter's lock; never destroyed, since some may outlive every static object.
+  static std::vector<Step*>& steps() {
+    static auto* list = new std::vector<Step*>;
+    return *list;
+  }
+  void trim() { spare_.clear(); }
+
+  // ([kept, ...]): takes `kept` out of the list for a later step if nobody else holds it
+  py::object recycle(PyObject* const* given) {
+    if (!PyList_Check(given[0]) || PyList_GET_SIZE(given[0]) == 0) expect(false);
+    PyObject* kept = PyList_GET_ITEM(given[0], 0);
+    const size_t bytes = (spare_.size() + 1) * static_cast<size_t>(base_.outer * base_.inner) * sizeof(float);
+    if (bytes <= std::min(kMostSpare, pool::limit()) && tensors::is_alone(kept)) {
+      spare_.push_back(py::reinterpret_steal<py::object>(kept));
+      Py_INCREF(Py_None);
+      PyList_SET_ITEM(given[0], 0, Py_None);
+    }
+    return py::none();
   }
 
   // (x, states before or None, params, keep) -> (kept or None, out, states after)
-  py::object forward(PyObject* const* given) const {
+  py::object forward(PyObject* const* given) {
     const Items before(given[1]), params(given[2]);
     expect(before.size == states_);
     const bool keep = given[3] == Py_True;
     Problem p = base_;
     py::tuple made(3), last(states_);
     p.x = row(tensors::data(given[0]));
-    p.kept = row(make(made.ptr(), 0, keep, kept_));
+    if (keep && !spare_.empty()) {
+      p.kept = row(tensors::data(spare_.back().ptr()));
+      PyTuple_SET_ITEM(made.ptr(), 0, spare_.back().release().ptr());
+      spare_.pop_back();
+    } else {
+      p.kept = row(make(made.ptr(), 0, keep, kept_));
+    }
     p.out = row(make(made.ptr(), 1, true, row_));
     for (int k = 0; k < states_; ++k) {
       p.first[k] = data_or_null(before[k]);
@@ -75,7 +110,7 @@ class Step {
 
   // (which of (x, *states) get a gradient, kept, x or None, states before or None, gradients of (out, *states after) or
   // None, None or where those of the parameters go) -> gradients of (x, *states)
-  py::object backward(PyObject* const* given) const {
+  py::object backward(PyObject* const* given) {
     const Items needs(given[0]), before(given[3]), incoming(given[4]);
     expect(needs.size > states_ && before.size == states_ && incoming.size == 1 + states_);
     Problem p = base_;
@@ -145,34 +180,43 @@ class Step {
   int states_, count_ = 0;
   Slot slots_[kMaxParams] = {};
   py::object row_, kept_;
+  std::vector<py::object> spare_;  // the last one given back is the warmest
 };
 
 // `self` is a capsule with the step.
-template <py::object (Step::*method)(PyObject* const*) const, Py_ssize_t kArguments>
+template <py::object (Step::*method)(PyObject* const*), Py_ssize_t kArguments>
 PyObject* called(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   return translated([&] {
     expect(count == kArguments);
-    return (static_cast<const Step*>(PyCapsule_GetPointer(self, nullptr))->*method)(given);
+    return (static_cast<Step*>(PyCapsule_GetPointer(self, nullptr))->*method)(given);
   });
 }
 
-// (forward, backward) of a step
+// (forward, backward, recycle) of a step
 py::tuple prepare(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags,
                   const py::handle& surrogate, const py::handle& params, py::object row) {
   static PyMethodDef forward = fast_method("forward", called<&Step::forward, 4>);
   static PyMethodDef backward = fast_method("backward", called<&Step::backward, 6>);
   const py::capsule self(new Step(kind, outer, inner, flags, surrogate, params, std::move(row)),
                          [](void* step) { delete static_cast<Step*>(step); });
-  py::tuple made(2);
+  static PyMethodDef recycle = fast_method("recycle", called<&Step::recycle, 1>);
+  py::tuple made(3);
   made[0] = fast_function(forward, self.ptr());
   made[1] = fast_function(backward, self.ptr());
+  made[2] = fast_function(recycle, self.ptr());
   return made;
 }
 
 }  // namespace
 
+void trim_steps() {
+  for (Step* s : Step::steps()) s->trim();
+}
+
 void bind_step(py::module_& m) {
   m.def("step", &prepare);
   static PyMethodDef alike = fast_method("alike", tensors::alike);
   m.attr("alike") = fast_function(alike, nullptr);
+  static PyMethodDef same = fast_method("same", tensors::same);
+  m.attr("same") = fast_function(same, nullptr);
 }

@@ -10,7 +10,7 @@ namespace {
 
 struct Names {
   PyObject *float32, *tensor, *empty, *threads, *is_wrapped;
-  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg;
+  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg, *use_count;
 };
 const Names* names = nullptr;
 constexpr int kMost = 32;
@@ -37,6 +37,7 @@ bool fits(PyObject* t, PyObject* shape, bool exact) {
   const int same = PyObject_RichCompareBool(attribute(t, names->shape).ptr(), shape, Py_EQ);
   if (same < 0) throw py::error_already_set();
   if (!same) return false;
+  if (!exact && PyTuple_GET_SIZE(shape) == 0) return true;  // one value
   return ask(t, names->is_contiguous).ptr() == Py_True && ask(t, names->is_neg).ptr() == Py_False;
 }
 
@@ -52,7 +53,7 @@ void load() {
   names = new Names{of("float32"),         of("Tensor"),         of("empty_like"),   of("get_num_threads"), wrapped,
                     word("data_ptr"),      word("dtype"),        word("is_cpu"),     word("shape"),
                     word("is_contiguous"), word("is_neg"),       word("requires_grad"), word("contiguous"),
-                    word("resolve_neg")};
+                    word("resolve_neg"),   word("_use_count")};
 }
 
 void* data(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
@@ -69,6 +70,23 @@ py::object readable(const py::handle& t) {
 }
 
 int threads() { return static_cast<int>(integer(checked(PyObject_CallNoArgs(names->threads)).ptr())); }
+
+bool is_alone(PyObject* tensor) {
+  return Py_REFCNT(tensor) == 1 && integer(ask(tensor, names->use_count).ptr()) == 1;
+}
+
+PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  return translated([&]() -> py::object {
+    if (count != 3 || !PyDict_Check(given[0])) throw py::type_error("same: expected (dictionary, keys, values)");
+    const Items keys(given[1]), values(given[2]);
+    for (Py_ssize_t i = 0; i < keys.size && i < values.size; ++i) {
+      PyObject* found = PyDict_GetItemWithError(given[0], keys[i]);
+      if (!found && PyErr_Occurred()) throw py::error_already_set();
+      if ((found ? found : Py_None) != values[i]) return py::bool_(false);
+    }
+    return py::bool_(true);
+  });
+}
 
 PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count) {
   return translated([&]() -> py::object {

@@ -11,6 +11,12 @@ pybind11::object empty_like(PyObject* tensor);          // torch.empty_like(t)
 pybind11::object readable(const pybind11::handle& t);   // t, or a dense copy
 int threads();                                          // torch.get_num_threads()
 
+bool is_alone(PyObject* tensor);  // nothing but one reference of Python's holds it
+
+// Called from Python as same(dict, keys, values): whether the dictionary has these very objects; None where a key is
+// missing
+PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count);
+
 // Called from Python as alike(tensors, shapes, exact): None unless all are fp32 tensors on the CPU, dense and of these
 // shapes, and of exactly torch's class if `exact`; else a tuple of the positions of those that require a gradient.
 PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count);

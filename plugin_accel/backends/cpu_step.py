@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class CpuStep:
     ]
     """The library's own function: a Python one around it would take as long as the arithmetic."""
 
+    recycle: Callable[[list[Any]], None]
+
     def __init__(
         self, neuron: Neuron, config: Config, shape: torch.Size, params: Sequence[Tensor], slots: Sequence[int | None]
     ) -> None:
@@ -44,7 +47,7 @@ class CpuStep:
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
         with torch.inference_mode(False):
             self._row = torch.empty(shape, dtype=torch.float32, device="cpu")
-            self.forward, self._backward = _C.step(
+            self.forward, self._backward, self.recycle = _C.step(
                 (neuron.index, 0, *config.packed_variant),
                 outer,
                 inner,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel import backends
-from plugin_accel._C import alike
+from plugin_accel._C import alike, same
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sequences import Refused
@@ -25,18 +25,19 @@ from plugin_accel.neurons.prepared import PreparedStep, run_known
 FP32 = torch.float32
 
 
+_OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_quant")
+
+
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
     __slots__ = (
-        *("backend", "computed", "delay", "inhibition", "param_shapes", "quant"),
-        *("shape", "shapes", "spike_grad", "state_function", "step", "values"),
+        *("backend", "computed", "options", "param_shapes"),
+        *("shape", "shapes", "step", "values"),
     )
 
     def __init__(self, form: Form, layer: Any, x: Tensor) -> None:
-        self.spike_grad, self.state_function = layer.spike_grad, layer.state_function
-        self.delay = layer.__dict__.get("reset_delay")
-        self.inhibition, self.quant = layer.inhibition, layer.state_quant
+        self.options = tuple([layer.__dict__.get(name) for name in _OPTIONS])
         self.shape, self.shapes = x.shape, (x.shape,) * (1 + len(form.states))
         self.backend = backends.requested()
         self.param_shapes: list[torch.Size] = []
@@ -60,15 +61,7 @@ class _Plan:
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
-        return (
-            self.shape == x.shape
-            and self.spike_grad is own.get("spike_grad")
-            and self.state_function is own.get("state_function")
-            and self.delay is own.get("reset_delay")
-            and self.inhibition is own.get("inhibition")
-            and self.quant is own.get("state_quant")
-            and self.backend == backends.requested()
-        )
+        return self.shape == x.shape and same(own, _OPTIONS, self.options) and self.backend == backends.requested()
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()

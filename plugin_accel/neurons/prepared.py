@@ -46,6 +46,14 @@ class PreparedStep(Protocol):
         ...
 
 
+class RecyclingStep(PreparedStep, Protocol):
+    """One that takes back what it gave out as `kept`, whose memory is then known to the caches."""
+
+    def recycle(self, saved: list[Any]) -> None:
+        """Takes saved[0] out of the list for a later step, if nothing but the list holds it."""
+        ...
+
+
 class PreparedSequence(Protocol):
     """A sequence without gradients, for inputs of one shape and dtype, dense; parameters of one value each.
 
@@ -55,6 +63,13 @@ class PreparedSequence(Protocol):
     def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(out, its mean, states after the last step)."""
         ...
+
+
+# Whether what is saved is handed to somebody else: only what torch alone has seen may be used again. Older releases of
+# torch, which cannot say, say yes.
+_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+if not (_hooks and hasattr(torch._C._FunctionBase, "maybe_clear_saved_tensors") and hasattr(Tensor, "_use_count")):
+    _hooks = bool
 
 
 class _Step(torch.autograd.Function):
@@ -71,7 +86,7 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         states = tensors[: step.states]
         kept, out, last = step.forward(x, states, params, True)
-        ctx.made_by = step, learned
+        ctx.made_by = step, learned, 0 if _hooks(True) else id(kept)
         reads_x, reads_states = step.reads(learned)
         if reads_states:
             ctx.save_for_backward(kept, x if reads_x else None, *states)
@@ -87,10 +102,14 @@ class _Step(torch.autograd.Function):
                 "accelerated layer: expected first derivatives alone, got create_graph=True; "
                 "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
             )
-        step, learned = ctx.made_by
-        kept, *read = ctx.saved_tensors
-        x, states = (read[0], read[1:]) if read else (None, (None,) * step.states)
-        return (None, None, None, *step.backward(ctx.needs_input_grad[3:], learned, kept, x, states, grads))
+        step, learned, kept_id = ctx.made_by
+        saved = list(ctx.saved_tensors)
+        x, states = (saved[1], saved[2:]) if len(saved) > 1 else (None, (None,) * step.states)
+        made = step.backward(ctx.needs_input_grad[3:], learned, saved[0], x, states, grads)
+        if id(saved[0]) == kept_id and (recycle := getattr(step, "recycle", None)) is not None:
+            ctx.maybe_clear_saved_tensors()  # as the engine does next, unless the graph is to be retained
+            recycle(saved)
+        return (None, None, None, *made)
 
 
 # torch's own `apply` and its counterpart in backward look, in Python, for what is not here: transforms, a `vjp`, a
