@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 def forward(*arguments: object) -> None: ...
@@ -24,9 +25,17 @@ def step(
     inner: int,
     flags: tuple[float, int, int],
     surrogate: tuple[float, ...],
-    params: tuple[tuple[int, int, int] | None, ...],
+    params: tuple[tuple[int, int, int, Tensor | None, bool] | None, ...],
     row: Tensor,
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[[list[Any]], None]]: ...
+) -> tuple[Callable[..., Any], Callable[..., Any]]: ...
+def guard(
+    options: tuple[str, ...],
+    values: tuple[Any, ...],
+    params: tuple[str, ...],
+    states: tuple[str, ...],
+    shapes: tuple[torch.Size, ...],
+    shape: torch.Size,
+) -> Callable[..., tuple[list[Tensor], list[Tensor], tuple[int, ...], bool] | None]: ...
 def same(attributes: dict[str, Any], keys: Sequence[str], values: Sequence[Any], /) -> bool: ...
 def alike(
     tensors: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]], exact: bool, /

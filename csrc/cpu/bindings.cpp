@@ -177,12 +177,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("backward", &backward);
   m.def("empty", &empty);
   bind_step(m);
+  bind_guard(m);
   m.def("isa", &isa, "the instruction set in use");
   m.def("isas", &usable_isas, "those this machine can run, slowest first");
   m.def("set_isa", &set_isa);
   m.def("openmp", &openmp);
   m.def("compiler", &compiler);
-  m.def("pool_trim", [] { trim_steps(), pool::trim(); }, "free the memory kept for recycling");
+  m.def("pool_trim", &pool::trim, "free the memory kept for recycling");
   m.def("pool_set_limit", &pool::set_limit);
   m.def("pool_limit", &pool::limit);
   m.def("pool_kept_bytes", &pool::kept_bytes);

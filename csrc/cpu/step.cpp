@@ -3,21 +3,16 @@
 // [outer, inner]; the caller has seen to it.
 #include "step.h"
 
-#include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "dispatch.h"
 #include "fastcall.h"
 #include "parse.h"
-#include "pool.h"
 #include "tensors.h"
 
 namespace py = pybind11;
 
 namespace {
-
-constexpr size_t kMostSpare = size_t(8) << 20;
 
 void expect(bool fine) {
   if (!fine) throw py::type_error("step: expected the arguments it was prepared for");
@@ -26,7 +21,8 @@ void expect(bool fine) {
 class Step {
  public:
   // params: for each slot of the step header None or (position among the parameters of a call, outer stride, inner
-  // stride); row: a tensor like the input
+  // stride, a tensor like its gradient or None where that is the input's, whether it acts on spikes alone); row: a
+  // tensor like the input
   Step(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags, const py::handle& surrogate,
        const py::handle& params, py::object row)
       : variant_(parse_variant(kind)), states_(find(variant_).states), row_(std::move(row)) {
@@ -41,57 +37,29 @@ class Step {
     int64_t kept = outer * inner;  // the membranes, then a copy of the parameters, which may change before backward
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(t); ++i) {
       if (item(t, i) == Py_None) continue;
-      PyObject* given = tuple(item(t, i), 3);
+      PyObject* given = tuple(item(t, i), 5);
       Slot& slot = slots_[count_++];
       slot.index = static_cast<int>(i);
       slot.from = integer(item(given, 0));
+      if (item(given, 3) != Py_None) slot.model = py::reinterpret_borrow<py::object>(item(given, 3));
+      slot.of_spikes = item(given, 4) == Py_True;
       Param& q = base_.param[i] = {nullptr, integer(item(given, 1)), integer(item(given, 2))};
       slot.size = q.outer ? 0 : q.inner ? inner : 1;  // per column: an input, which backward does not read
       slot.offset = kept;
       kept += slot.size;
     }
     kept_ = row_.attr("new_empty")(kept);
-    steps().push_back(this);
-  }
-  ~Step() { steps().erase(std::find(steps().begin(), steps().end(), this)); }
-  Step(const Step&) = delete;
-  Step& operator=(const Step&) = delete;
-
-  // Those there are, under the interpreter's lock; never destroyed, since some may outlive every static object.
-  static std::vector<Step*>& steps() {
-    static auto* list = new std::vector<Step*>;
-    return *list;
-  }
-  void trim() { spare_.clear(); }
-
-  // ([kept, ...]): takes `kept` out of the list for a later step if nobody else holds it
-  py::object recycle(PyObject* const* given) {
-    if (!PyList_Check(given[0]) || PyList_GET_SIZE(given[0]) == 0) expect(false);
-    PyObject* kept = PyList_GET_ITEM(given[0], 0);
-    const size_t bytes = (spare_.size() + 1) * static_cast<size_t>(base_.outer * base_.inner) * sizeof(float);
-    if (bytes <= std::min(kMostSpare, pool::limit()) && tensors::is_alone(kept)) {
-      spare_.push_back(py::reinterpret_steal<py::object>(kept));
-      Py_INCREF(Py_None);
-      PyList_SET_ITEM(given[0], 0, Py_None);
-    }
-    return py::none();
   }
 
   // (x, states before or None, params, keep) -> (kept or None, out, states after)
-  py::object forward(PyObject* const* given) {
+  py::object forward(PyObject* const* given) const {
     const Items before(given[1]), params(given[2]);
     expect(before.size == states_);
     const bool keep = given[3] == Py_True;
     Problem p = base_;
     py::tuple made(3), last(states_);
     p.x = row(tensors::data(given[0]));
-    if (keep && !spare_.empty()) {
-      p.kept = row(tensors::data(spare_.back().ptr()));
-      PyTuple_SET_ITEM(made.ptr(), 0, spare_.back().release().ptr());
-      spare_.pop_back();
-    } else {
-      p.kept = row(make(made.ptr(), 0, keep, kept_));
-    }
+    p.kept = row(make(made.ptr(), 0, keep, kept_));
     p.out = row(make(made.ptr(), 1, true, row_));
     for (int k = 0; k < states_; ++k) {
       p.first[k] = data_or_null(before[k]);
@@ -108,10 +76,10 @@ class Step {
     return std::move(made);
   }
 
-  // (which of (x, *states) get a gradient, kept, x or None, states before or None, gradients of (out, *states after) or
-  // None, None or where those of the parameters go) -> gradients of (x, *states)
-  py::object backward(PyObject* const* given) {
-    const Items needs(given[0]), before(given[3]), incoming(given[4]);
+  // (which of (x, *states) get a gradient, positions of the parameters that learn, kept, x or None, states before or
+  // None, gradients of (out, *states after) or None) -> gradients of (x, *states, *learning parameters)
+  py::object backward(PyObject* const* given) const {
+    const Items needs(given[0]), learned(given[1]), before(given[4]), incoming(given[5]);
     expect(needs.size > states_ && before.size == states_ && incoming.size == 1 + states_);
     Problem p = base_;
     py::object held[1 + kMaxStates];  // copies must outlive the call
@@ -120,37 +88,50 @@ class Step {
       held[i] = tensors::readable(incoming[i]);
       return tensors::data(held[i].ptr());
     };
-    py::tuple made(1 + states_);
-    p.kept = row(tensors::data(given[1]));
-    p.x = row(data_or_null(given[2]));
+    bool wants_x = needs[0] == Py_True;
+    ParamGradient gradients[kMaxParams] = {};
+    py::tuple made(1 + states_ + learned.size);
+    for (Py_ssize_t i = 0; i < learned.size; ++i) {
+      const Slot& slot = slot_of(integer(learned[i]));
+      const Param& q = base_.param[slot.index];
+      wants_x = wants_x || !slot.model;
+      void* into = make(made.ptr(), 1 + states_ + i, static_cast<bool>(slot.model), slot.model);
+      if (slot.model) gradients[slot.index] = {into, q.outer != 0, q.inner != 0};
+    }
+    p.kept = row(tensors::data(given[2]));
+    p.x = row(data_or_null(given[3]));
     p.g_out = row(gradient(0));
-    p.g_x = row(make(made.ptr(), 0, needs[0] == Py_True, row_));
+    p.g_x = row(make(made.ptr(), 0, wants_x, row_));
     for (int k = 0; k < states_; ++k) {
       p.first[k] = data_or_null(before[k]);
       p.g_last[k] = gradient(1 + k);
       p.g_first[k] = make(made.ptr(), 1 + k, needs[1 + k] == Py_True, row_);
     }
-    ParamGradient gradients[kMaxParams] = {};
-    for (int k = 0; k < count_; ++k) {
-      const Slot& slot = slots_[k];
-      Param& q = p.param[slot.index];
-      if (given[5] != Py_None) {
-        const Items into(given[5]);
-        expect(slot.from < into.size);
-        gradients[slot.index] = {data_or_null(into[slot.from]), q.outer != 0, q.inner != 0};
-      }
-      q.data = slot.size ? kept_param(p, k) : nullptr;
-    }
+    for (int k = 0; k < count_; ++k) p.param[slots_[k].index].data = slots_[k].size ? kept_param(p, k) : nullptr;
     run([&](int threads) { run_single_backward(variant_, p, threads, gradients); });
+    for (Py_ssize_t i = 0; i < learned.size; ++i) {
+      const Slot& slot = slot_of(integer(learned[i]));
+      if (!slot.model) made[1 + states_ + i] = made[0];  // what the input's gradient is, too
+      if (slot.of_spikes && !p.g_out.data) made[1 + states_ + i] = py::none();
+    }
+    if (needs[0] != Py_True) made[0] = py::none();
     return std::move(made);
   }
 
  private:
   struct Slot {
-    int index;              // in the problem
-    int64_t from;           // among the tensors of a call
-    int64_t size, offset;   // of its copy in `kept`
+    int index;             // in the problem
+    int64_t from;          // among the tensors of a call
+    int64_t size, offset;  // of its copy in `kept`
+    bool of_spikes;        // without a gradient of the spikes it has none
+    py::object model;      // a tensor like its gradient; null where that is the input's
   };
+
+  const Slot& slot_of(int64_t from) const {
+    for (int k = 0; k < count_; ++k)
+      if (slots_[k].from == from) return slots_[k];
+    throw py::type_error("step: expected parameters that it was prepared for");
+  }
 
   static void* data_or_null(PyObject* t) { return t == Py_None ? nullptr : tensors::data(t); }
 
@@ -180,38 +161,31 @@ class Step {
   int states_, count_ = 0;
   Slot slots_[kMaxParams] = {};
   py::object row_, kept_;
-  std::vector<py::object> spare_;  // the last one given back is the warmest
 };
 
 // `self` is a capsule with the step.
-template <py::object (Step::*method)(PyObject* const*), Py_ssize_t kArguments>
+template <py::object (Step::*method)(PyObject* const*) const, Py_ssize_t kArguments>
 PyObject* called(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   return translated([&] {
     expect(count == kArguments);
-    return (static_cast<Step*>(PyCapsule_GetPointer(self, nullptr))->*method)(given);
+    return (static_cast<const Step*>(PyCapsule_GetPointer(self, nullptr))->*method)(given);
   });
 }
 
-// (forward, backward, recycle) of a step
+// (forward, backward) of a step
 py::tuple prepare(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags,
                   const py::handle& surrogate, const py::handle& params, py::object row) {
   static PyMethodDef forward = fast_method("forward", called<&Step::forward, 4>);
   static PyMethodDef backward = fast_method("backward", called<&Step::backward, 6>);
   const py::capsule self(new Step(kind, outer, inner, flags, surrogate, params, std::move(row)),
                          [](void* step) { delete static_cast<Step*>(step); });
-  static PyMethodDef recycle = fast_method("recycle", called<&Step::recycle, 1>);
-  py::tuple made(3);
+  py::tuple made(2);
   made[0] = fast_function(forward, self.ptr());
   made[1] = fast_function(backward, self.ptr());
-  made[2] = fast_function(recycle, self.ptr());
   return made;
 }
 
 }  // namespace
-
-void trim_steps() {
-  for (Step* s : Step::steps()) s->trim();
-}
 
 void bind_step(py::module_& m) {
   m.def("step", &prepare);

@@ -3,4 +3,4 @@
 #include <pybind11/pybind11.h>
 
 void bind_step(pybind11::module_& m);
-void trim_steps();  // frees what they keep for later steps; under the interpreter's lock
+void bind_guard(pybind11::module_& m);  // guard.cpp

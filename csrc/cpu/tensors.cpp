@@ -10,7 +10,7 @@ namespace {
 
 struct Names {
   PyObject *float32, *tensor, *empty, *threads, *is_wrapped;
-  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg, *use_count;
+  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg;
 };
 const Names* names = nullptr;
 constexpr int kMost = 32;
@@ -27,20 +27,6 @@ py::object ask(PyObject* tensor, PyObject* method) {
 
 py::object attribute(PyObject* tensor, PyObject* name) { return checked(PyObject_GetAttr(tensor, name)); }
 
-bool fits(PyObject* t, PyObject* shape, bool exact) {
-  if (exact) {
-    if (reinterpret_cast<PyObject*>(Py_TYPE(t)) != names->tensor) return false;
-    PyObject* arguments[] = {t};  // one that a transform of torch.func left behind has no memory of its own
-    if (checked(PyObject_Vectorcall(names->is_wrapped, arguments, 1, nullptr)).ptr() == Py_True) return false;
-  }
-  if (attribute(t, names->dtype).ptr() != names->float32 || attribute(t, names->is_cpu).ptr() != Py_True) return false;
-  const int same = PyObject_RichCompareBool(attribute(t, names->shape).ptr(), shape, Py_EQ);
-  if (same < 0) throw py::error_already_set();
-  if (!same) return false;
-  if (!exact && PyTuple_GET_SIZE(shape) == 0) return true;  // one value
-  return ask(t, names->is_contiguous).ptr() == Py_True && ask(t, names->is_neg).ptr() == Py_False;
-}
-
 }  // namespace
 
 void load() {
@@ -53,7 +39,7 @@ void load() {
   names = new Names{of("float32"),         of("Tensor"),         of("empty_like"),   of("get_num_threads"), wrapped,
                     word("data_ptr"),      word("dtype"),        word("is_cpu"),     word("shape"),
                     word("is_contiguous"), word("is_neg"),       word("requires_grad"), word("contiguous"),
-                    word("resolve_neg"),   word("_use_count")};
+                    word("resolve_neg")};
 }
 
 void* data(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
@@ -71,8 +57,20 @@ py::object readable(const py::handle& t) {
 
 int threads() { return static_cast<int>(integer(checked(PyObject_CallNoArgs(names->threads)).ptr())); }
 
-bool is_alone(PyObject* tensor) {
-  return Py_REFCNT(tensor) == 1 && integer(ask(tensor, names->use_count).ptr()) == 1;
+bool fits(PyObject* t, PyObject* shape, bool exact, bool& learns) {
+  if (exact) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(t)) != names->tensor) return false;
+    PyObject* arguments[] = {t};  // one that a transform of torch.func left behind has no memory of its own
+    if (checked(PyObject_Vectorcall(names->is_wrapped, arguments, 1, nullptr)).ptr() == Py_True) return false;
+  }
+  if (attribute(t, names->dtype).ptr() != names->float32 || attribute(t, names->is_cpu).ptr() != Py_True) return false;
+  const int same = PyObject_RichCompareBool(attribute(t, names->shape).ptr(), shape, Py_EQ);
+  if (same < 0) throw py::error_already_set();
+  if (!same) return false;
+  if (exact || PyTuple_GET_SIZE(shape) > 0)  // not a parameter of one value
+    if (ask(t, names->is_contiguous).ptr() != Py_True || ask(t, names->is_neg).ptr() != Py_False) return false;
+  learns = learns || attribute(t, names->requires_grad).ptr() == Py_True;
+  return true;
 }
 
 PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count) {
@@ -94,15 +92,15 @@ PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count) {
     load();
     const Items list(given[0]), shapes(given[1]);
     if (list.size != shapes.size) return py::none();
-    for (Py_ssize_t i = 0; i < list.size; ++i)
-      if (!fits(list[i], shapes[i], given[2] == Py_True)) return py::none();
     py::object found[kMost];
     Py_ssize_t n = 0;
-    for (Py_ssize_t i = 0; i < list.size; ++i)
-      if (attribute(list[i], names->requires_grad).ptr() == Py_True) {
-        if (n == kMost) throw py::value_error("alike: too many tensors");
-        found[n++] = checked(PyLong_FromSsize_t(i));
-      }
+    for (Py_ssize_t i = 0; i < list.size; ++i) {
+      bool learns = false;
+      if (!fits(list[i], shapes[i], given[2] == Py_True, learns)) return py::none();
+      if (!learns) continue;
+      if (n == kMost) throw py::value_error("alike: too many tensors");
+      found[n++] = checked(PyLong_FromSsize_t(i));
+    }
     py::tuple learned(n);
     for (Py_ssize_t i = 0; i < n; ++i) PyTuple_SET_ITEM(learned.ptr(), i, found[i].release().ptr());
     return std::move(learned);

@@ -11,7 +11,9 @@ pybind11::object empty_like(PyObject* tensor);          // torch.empty_like(t)
 pybind11::object readable(const pybind11::handle& t);   // t, or a dense copy
 int threads();                                          // torch.get_num_threads()
 
-bool is_alone(PyObject* tensor);  // nothing but one reference of Python's holds it
+// Whether this is an fp32 tensor on the CPU, dense and of this shape, and of exactly torch's class if `exact`; `learns`
+// is set if it requires a gradient.
+bool fits(PyObject* tensor, PyObject* shape, bool exact, bool& learns);
 
 // Called from Python as same(dict, keys, values): whether the dictionary has these very objects; None where a key is
 // missing

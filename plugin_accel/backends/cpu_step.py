@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +28,8 @@ class CpuStep:
     forward: Callable[
         [Tensor, Sequence[Tensor | None], Sequence[Tensor], bool], tuple[Tensor | None, Tensor, Sequence[Tensor]]
     ]
-    """The library's own function: a Python one around it would take as long as the arithmetic."""
-
-    recycle: Callable[[list[Any]], None]
+    backward: Callable[..., Sequence[Tensor | None]]
+    # The library's own functions: one of Python around them would take as long as the arithmetic.
 
     def __init__(
         self, neuron: Neuron, config: Config, shape: torch.Size, params: Sequence[Tensor], slots: Sequence[int | None]
@@ -41,20 +39,24 @@ class CpuStep:
         walks = [_strides(p, inner_shape) or (inner, 1) for p in params]
         self.states = len(neuron.states(config))
         self._neuron, self._config = neuron, config
-        self._shapes = [p.shape for p in params]
-        self._alike = [name in neuron.summed_inputs for name in neuron.params(config)]
-        self._of_spikes = {i for i, name in enumerate(neuron.params(config)) if name in neuron.of_spikes(config)}
+        alike = self._alike = [name in neuron.summed_inputs for name in neuron.params(config)]
+        of_spikes = [name in neuron.of_spikes(config) for name in neuron.params(config)]
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
         with torch.inference_mode(False):
-            self._row = torch.empty(shape, dtype=torch.float32, device="cpu")
-            self.forward, self._backward, self.recycle = _C.step(
+            models = [torch.empty(p.shape, dtype=torch.float32, device="cpu") for p in params]
+            self.forward, self.backward = _C.step(
                 (neuron.index, 0, *config.packed_variant),
                 outer,
                 inner,
                 config.packed_flags,
                 config.packed_surrogate,
-                tuple([None if i is None else (i, *walks[i]) for i in slots]),
-                self._row,
+                tuple(
+                    [
+                        None if i is None else (i, *walks[i], None if alike[i] else models[i], of_spikes[i])
+                        for i in slots
+                    ]
+                ),
+                torch.empty(shape, dtype=torch.float32, device="cpu"),
             )
 
     def reads(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
@@ -66,28 +68,6 @@ class CpuStep:
             found = (neuron.reads_input(config, summed), neuron.reads_first(config, summed))
             self._reads[learned] = found
         return found
-
-    def backward(
-        self,
-        needs: Sequence[bool],
-        learned: tuple[int, ...],
-        kept: Tensor,
-        x: Tensor | None,
-        states: Sequence[Tensor | None],
-        grads: Sequence[Tensor | None],
-    ) -> Sequence[Tensor | None]:
-        """See `PreparedStep`."""
-        if not learned:
-            return self._backward(needs, kept, x, states, grads, None)
-        wanted = (needs[0] or any(self._alike[i] for i in learned), *needs[1:])
-        into = [
-            torch.empty(shape, dtype=torch.float32, device="cpu") if i in learned and not same else None
-            for i, (shape, same) in enumerate(zip(self._shapes, self._alike, strict=True))
-        ]
-        g_x, *g_states = self._backward(wanted, kept, x, states, grads, into)
-        silent = self._of_spikes if grads[0] is None else ()
-        of_learned = [None if i in silent else g_x if self._alike[i] else into[i] for i in learned]
-        return (g_x if needs[0] else None, *g_states, *of_learned)
 
 
 def prepare(

@@ -43,7 +43,7 @@ def _recurrent_step(layer: Any, form: Form, x: Tensor, spk: Tensor | None, *give
 
 
 _LEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, "zero", True, low=True, direct=BETA)
-_LAPICQUE = Form(SNNTORCH_LAPICQUE, ("mem",), (0,), lapicque)
+_LAPICQUE = Form(SNNTORCH_LAPICQUE, ("mem",), (0,), lapicque, direct=BETA[1:], computed_from=("R", "C", "time_step"))
 _SYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, delayable=True, direct=BETA_AND_ALPHA)
 _ALPHA = Form(
     SNNTORCH_ALPHA,

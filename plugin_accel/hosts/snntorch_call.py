@@ -41,7 +41,7 @@ class Form:
         recurrent: The layer's own spikes come back through its module `recurrent`.
         low: An input of 16 bits gives the same roundings when it is computed in fp32.
         direct: Names of the parameters in the kernels' order that are the layer's own tensors as they are.
-        computed_from: Names of the tensors of which `params` makes the parameters before those.
+        computed_from: Names of the tensors of which `params` makes the parameters before and after those, if it does.
     """
 
     neuron: Neuron

@@ -32,7 +32,7 @@ def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[
     recurrent = layer.recurrent(torch.zeros_like(x) if heard is None else heard)
     if recurrent.shape != x.shape or (recurrent.dtype is FP64 and x.dtype is not FP64):
         raise Refused(f"recurrent gives {recurrent.dtype} of shape {tuple(recurrent.shape)}")
-    quick = quick_step(form, layer, x, given, recurrent) if eager else None
+    quick = quick_step(form, layer, x, given, (recurrent,)) if eager else None
     if quick is None:
         result = call(form, layer, x, given, STEP, recurrent=recurrent)
     else:

@@ -6,7 +6,7 @@ prepared step if that is so, or prepares one; what it cannot take in this way go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,16 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel import backends
-from plugin_accel._C import alike, same
+from plugin_accel._C import alike, guard, same
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
+from plugin_accel.hosts.snntorch_params import Params
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, run_known
 
 FP32 = torch.float32
 
+
+Call = tuple[list[Any], list[Tensor], tuple[int, ...], bool]
+"""States, parameters, which of these learn, and whether the input or a state does."""
 
 _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_quant")
 
@@ -31,37 +35,36 @@ _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = (
-        *("backend", "computed", "options", "param_shapes"),
-        *("shape", "shapes", "step", "values"),
-    )
+    __slots__ = ("backend", "computed", "guard", "options", "shape", "shapes", "step", "values")
 
     def __init__(self, form: Form, layer: Any, x: Tensor) -> None:
         self.options = tuple([layer.__dict__.get(name) for name in _OPTIONS])
-        self.shape, self.shapes = x.shape, (x.shape,) * (1 + len(form.states))
-        self.backend = backends.requested()
-        self.param_shapes: list[torch.Size] = []
-        self.computed: tuple[Tensor, ...] = ()  # parameters that follow from the layer's own, of these values
-        self.values: list[tuple[str, Tensor, Any]] = []
+        self.shape, self.backend = x.shape, backends.requested()
+        self.computed: Params = ((), ())
+        self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
         self.step: PreparedStep | None = None
+        self.guard: Callable[..., Call | None] | None = None
+        self.shapes: tuple[torch.Size, ...] = ()
         options = form.options(layer)
-        chosen = backends.choose(x.device, FP32, form.neuron.name)
-        prepare = getattr(chosen, "prepare", None)
-        params = _parameters(form, layer, self)
+        prepare = getattr(backends.choose(x.device, FP32, form.neuron.name), "prepare", None)
         # Without a delay the host looks at the mechanism's buffer at each call, which costs more than it brings here.
-        if options.reasons or options.inhibition or not options.delay or not options.spikes_learn:
+        if options.reasons or options.inhibition or not options.delay or not options.spikes_learn or prepare is None:
             return
-        if prepare is None or params is None:
+        params = _parameters(form, layer, self, (x,) if form.recurrent else ())
+        if params is None:
             return
-        if form.recurrent:
-            params.append(x)
-        self.param_shapes = [p.shape for p in params]
-        if alike(params, self.param_shapes, False) is not None:
-            self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, params)
+        self.shapes = tuple([p.shape for p in params])
+        if alike(params, self.shapes, False) is None:
+            return
+        self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, params)
+        if self.step is not None:
+            states = tuple([form.states[i] for i in form.order])
+            self.guard = guard(_OPTIONS, self.options, form.direct, states, self.shapes, x.shape)
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
-        return self.shape == x.shape and same(own, _OPTIONS, self.options) and self.backend == backends.requested()
+        alike_options = same(own, _OPTIONS, self.options)
+        return self.shape == x.shape and alike_options and self.backend == backends.requested()
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
@@ -74,13 +77,16 @@ def _own(layer: Any, name: str) -> Any:
     return own["_parameters"].get(name) if found is None else found
 
 
-def _computed(form: Form, layer: Any, plan: _Plan) -> tuple[Tensor, ...] | None:
+def _computed(form: Form, layer: Any, plan: _Plan) -> Params | None:
     """Parameters that follow from the layer's own tensors, looked up by their values while these have no gradient."""
-    if plan.values and all([_own(layer, n) is t and t.item() == v for n, t, v in plan.values]):  # noqa: C419
+    if not form.computed_from:
+        return plan.computed
+    known = [_own(layer, n) is t and t.item() == v and not t.requires_grad for n, t, v in plan.values]
+    if known and all(known):
         return plan.computed
     plan.values = []
     try:
-        plan.computed, _ = form.params(layer)
+        plan.computed = form.params(layer)
     except Refused:
         return None
     given = [(name, _own(layer, name)) for name in form.computed_from]
@@ -89,86 +95,72 @@ def _computed(form: Form, layer: Any, plan: _Plan) -> tuple[Tensor, ...] | None:
     return plan.computed
 
 
-def _parameters(form: Form, layer: Any, plan: _Plan) -> list[Tensor] | None:
-    """The layer's parameters in the kernels' order; None where one is computed, as that of a parametrised layer."""
-    if not form.direct:
-        try:
-            before, after = form.params(layer)
-        except Refused:
-            return None
-        return [*before, layer.threshold, layer.graded_spikes_factor, *after]
-    found: list[Tensor] = []
-    if form.computed_from:
-        computed = _computed(form, layer, plan)
-        if computed is None:
-            return None
-        found += computed
-    own = layer.__dict__
-    buffers, parameters = own["_buffers"], own["_parameters"]
-    for name in form.direct:
-        p = buffers.get(name)
-        if p is None:
-            p = parameters.get(name)
-            if p is None:
-                return None
-        found.append(p)
-    return found
+def _parameters(form: Form, layer: Any, plan: _Plan, recurrent: tuple[Tensor, ...]) -> list[Tensor] | None:
+    """All of them in the kernels' order; None where one is computed, as that of a parametrised layer."""
+    computed, own = _computed(form, layer, plan), [_own(layer, name) for name in form.direct]
+    if computed is None or any(p is None for p in own):
+        return None
+    return [*computed[0], *own, *computed[1], *recurrent]
 
 
 def quick_step(
-    form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: Tensor | None = None
+    form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tuple[Tensor, ...] = ()
 ) -> Sequence[Tensor] | None:
     """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone."""
-    if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu or is_watched():
+    own = layer.__dict__
+    if is_watched() or (own["init_hidden"] and any([s is not None for s in given])):  # noqa: C419 (a generator takes longer)
+        return None
+    order = form.order
+    if len(order) > 1:
+        given = [given[i] for i in order]
+    plan, found = _plans.get(layer), None
+    if plan is not None and plan.guard is not None and plan.backend == backends.requested():
+        computed = _computed(form, layer, plan)
+        if computed is not None:
+            found = plan.guard(own, x, given, computed[0], (*computed[1], *recurrent))
+    if found is None:
+        found = _anew(form, layer, x, given, recurrent)
+        if found is None:
+            return None
+        plan = _plans[layer]
+    states, params, learned, learns = found
+    assert plan is not None and plan.step is not None
+    made = run_known(plan.step, x, states, params, learned, learns)
+    buffers = own["_buffers"]
+    if len(order) == 1:
+        buffers[form.states[0]] = made[1]
+        return made
+    by_host = list(made)
+    for k, i in enumerate(order, 1):
+        by_host[1 + i] = buffers[form.states[i]] = made[k]
+    return by_host
+
+
+def _anew(form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tuple[Tensor, ...]) -> Call | None:
+    """What a guard gives, where something is not as it was: a layer, an input, or a state that counts as zeros."""
+    if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu:
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
     if plan is None or not plan.is_for(own, x):
         plan = _plans[layer] = _Plan(form, layer, x)
-    step = plan.step
-    if step is None:
+    if plan.step is None:
         return None
-    params = _parameters(form, layer, plan)
-    if params is None:
-        return None
-    if recurrent is not None:
-        params.append(recurrent)
-    learned = alike(params, plan.param_shapes, False)
-    if learned is None:
-        if recurrent is None or alike(params[:-1], plan.param_shapes[:-1], False) is None:
+    params = _parameters(form, layer, plan, recurrent)
+    learned = None if params is None else alike(params, plan.shapes, False)
+    if params is None or learned is None:
+        if all(alike([r], [x.shape], False) is not None for r in recurrent):
             del _plans[layer]
         return None
-    buffers, order = own["_buffers"], form.order
-    states: list[Tensor | None] = []
-    for i in order:
-        state = given[i]
-        if state is None:
-            state = buffers.get(form.states[i])
-        elif own["init_hidden"]:
+    states: list[Any] = []
+    for i, argument in zip(form.order, given, strict=True):
+        state = own["_buffers"].get(form.states[i]) if argument is None else argument
+        if type(state) is not Tensor or not state.is_cpu:
             return None
-        states.append(state)
-    learning = alike([x, *states], plan.shapes, True)
-    if learning is None:
-        states, learning = _with_zeros(plan, x, states)
-        if learning is None:
-            return None
-    made = run_known(step, x, states, params, learned, bool(learning))
-    if len(order) == 1:
-        buffers[form.states[0]] = made[1]
-        return made
-    found = list(made)
-    for k, i in enumerate(order, 1):
-        found[1 + i] = buffers[form.states[i]] = made[k]
-    return found
-
-
-def _with_zeros(plan: _Plan, x: Tensor, states: Sequence[Any]) -> tuple[list[Tensor | None], tuple[int, ...] | None]:
-    """The states with None for those of another shape, as zeros, and which of them and `x` learn; None: not to take."""
-    if any(type(s) is not Tensor or not s.is_cpu for s in states):
-        return [], None
-    fitting = [s if s.shape == plan.shape else None for s in states]
-    there = [x, *[s for s in fitting if s is not None]]
-    return fitting, alike(there, plan.shapes[: len(there)], True)
+        states.append(state if state.shape == x.shape else None)
+    there = [x, *[s for s in states if s is not None]]
+    learning = alike(there, [x.shape] * len(there), True)
+    return None if learning is None else (states, params, learned, bool(learning))
 
 
 def is_prepared(layer: nn.Module) -> bool:

@@ -46,14 +46,6 @@ class PreparedStep(Protocol):
         ...
 
 
-class RecyclingStep(PreparedStep, Protocol):
-    """One that takes back what it gave out as `kept`, whose memory is then known to the caches."""
-
-    def recycle(self, saved: list[Any]) -> None:
-        """Takes saved[0] out of the list for a later step, if nothing but the list holds it."""
-        ...
-
-
 class PreparedSequence(Protocol):
     """A sequence without gradients, for inputs of one shape and dtype, dense; parameters of one value each.
 
@@ -63,13 +55,6 @@ class PreparedSequence(Protocol):
     def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(out, its mean, states after the last step)."""
         ...
-
-
-# Whether what is saved is handed to somebody else: only what torch alone has seen may be used again. Older releases of
-# torch, which cannot say, say yes.
-_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-if not (_hooks and hasattr(torch._C._FunctionBase, "maybe_clear_saved_tensors") and hasattr(Tensor, "_use_count")):
-    _hooks = bool
 
 
 class _Step(torch.autograd.Function):
@@ -86,7 +71,7 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         states = tensors[: step.states]
         kept, out, last = step.forward(x, states, params, True)
-        ctx.made_by = step, learned, 0 if _hooks(True) else id(kept)
+        ctx.made_by = step, learned
         reads_x, reads_states = step.reads(learned)
         if reads_states:
             ctx.save_for_backward(kept, x if reads_x else None, *states)
@@ -102,21 +87,18 @@ class _Step(torch.autograd.Function):
                 "accelerated layer: expected first derivatives alone, got create_graph=True; "
                 "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
             )
-        step, learned, kept_id = ctx.made_by
-        saved = list(ctx.saved_tensors)
-        x, states = (saved[1], saved[2:]) if len(saved) > 1 else (None, (None,) * step.states)
-        made = step.backward(ctx.needs_input_grad[3:], learned, saved[0], x, states, grads)
-        if id(saved[0]) == kept_id and (recycle := getattr(step, "recycle", None)) is not None:
-            ctx.maybe_clear_saved_tensors()  # as the engine does next, unless the graph is to be retained
-            recycle(saved)
-        return (None, None, None, *made)
+        step, learned = ctx.made_by
+        kept, *read = ctx.saved_tensors
+        x, states = (read[0], read[1:]) if read else (None, (None,) * step.states)
+        return (None, None, None, *step.backward(ctx.needs_input_grad[3:], learned, kept, x, states, grads))
 
 
 # torch's own `apply` and its counterpart in backward look, in Python, for what is not here: transforms, a `vjp`, a
 # `setup_context`. Together that takes as long as the arithmetic of a step.
-_apply = super(torch.autograd.Function, _Step).apply  # type: ignore[misc]
-if "apply" in dir(getattr(_Step, "_backward_cls", None)):
-    _Step._backward_cls.apply = _Step.backward
+_apply: Any = super(torch.autograd.Function, _Step).apply
+_node: Any = getattr(_Step, "_backward_cls", None)
+if "apply" in dir(_node):
+    _node.apply = _Step.backward
 
 
 def run_known(
