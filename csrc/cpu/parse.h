@@ -35,8 +35,9 @@ struct Items {
     at = PySequence_Fast_ITEMS(h.ptr());
     size = PySequence_Fast_GET_SIZE(h.ptr());
   }
+  Items(PyObject* const* at, Py_ssize_t size) : at(at), size(size) {}
   PyObject* operator[](Py_ssize_t i) const { return at[i]; }
-  PyObject** at;
+  PyObject* const* at;
   Py_ssize_t size;
 };
 

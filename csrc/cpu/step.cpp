@@ -52,13 +52,73 @@ class Step {
   }
 
   // (x, states before or None, params, keep) -> (kept or None, out, states after)
-  py::object forward(PyObject* const* given) const {
-    const Items before(given[1]), params(given[2]);
+  py::object forward(PyObject* const* given, Py_ssize_t count) const {
+    expect(count == 4);
+    return forward(given[0], Items(given[1]), Items(given[2]), given[3] == Py_True);
+  }
+
+  // (which of (x, *states) get a gradient, positions of the parameters that learn, kept, x or None, states before or
+  // None, gradients of (out, *states after) or None) -> gradients of (x, *states, *learning parameters)
+  py::object backward(PyObject* const* given, Py_ssize_t count) const {
+    expect(count == 6);
+    return backward(Items(given[0]), Items(given[1]), given[2], given[3], Items(given[4]), Items(given[5]), 0);
+  }
+
+  // As `forward` of an autograd function: (ctx, this step, params, positions of those that learn, what backward reads:
+  // 0: nothing, 1: the states, 2: the input and the states, x, *states, *learning params) -> (out, *states after)
+  static py::object apply(PyObject* const* given, Py_ssize_t count) {
+    expect(count >= kBlanks + 2);
+    const Step& step = of(given[1]);
+    expect(count >= kBlanks + 2 + step.states_);
+    const Items before(given + kBlanks + 2, step.states_);
+    const py::object made = step.forward(given[kBlanks + 1], before, Items(given[2]), true);
+    const int64_t reads = integer(given[4]);
+    py::tuple saved(reads ? 2 + step.states_ : 1), flat(1 + step.states_), made_by(2);
+    put(saved, 0, item(made.ptr(), 0));
+    if (reads) put(saved, 1, reads > 1 ? given[kBlanks + 1] : Py_None);
+    for (int k = 0; reads && k < step.states_; ++k) put(saved, 2 + k, before[k]);
+    put(flat, 0, item(made.ptr(), 1));
+    for (int k = 0; k < step.states_; ++k) put(flat, 1 + k, item(item(made.ptr(), 2), k));
+    put(made_by, 0, given[1]);
+    put(made_by, 1, given[3]);
+    tensors::save_for_backward(given[0], saved, made_by);
+    return std::move(flat);
+  }
+
+  // As `backward` of it: (ctx, *gradients)
+  static py::object apply_backward(PyObject* const* given, Py_ssize_t count) {
+    expect(count >= 1);
+    tensors::Saved saved = tensors::saved_by(given[0]);
+    const Step& step = of(item(saved.made_by.ptr(), 0));
+    const Items kept(saved.tensors);
+    Items needs(saved.needs);
+    expect(needs.size > kBlanks);
+    needs = Items(needs.at + kBlanks, needs.size - kBlanks);
+    PyObject* none[kMaxStates] = {Py_None, Py_None, Py_None};
+    const bool reads = kept.size > 1;
+    return step.backward(needs, Items(item(saved.made_by.ptr(), 1)), kept[0], reads ? kept[1] : Py_None,
+                         reads ? Items(kept.at + 2, step.states_) : Items(none, step.states_),
+                         Items(given + 1, count - 1), kBlanks);
+  }
+
+ private:
+  static constexpr int kBlanks = 4;  // arguments of `apply` before x that have no gradient
+
+  static const Step& of(PyObject* capsule) {
+    const void* step = PyCapsule_GetPointer(capsule, nullptr);
+    if (!step) throw py::error_already_set();
+    return *static_cast<const Step*>(step);
+  }
+
+  static void put(const py::tuple& into, Py_ssize_t i, PyObject* object) {
+    PyTuple_SET_ITEM(into.ptr(), i, py::reinterpret_borrow<py::object>(object).release().ptr());
+  }
+
+  py::object forward(PyObject* x, const Items& before, const Items& params, bool keep) const {
     expect(before.size == states_);
-    const bool keep = given[3] == Py_True;
     Problem p = base_;
     py::tuple made(3), last(states_);
-    p.x = row(tensors::data(given[0]));
+    p.x = row(tensors::data(x));
     p.kept = row(make(made.ptr(), 0, keep, kept_));
     p.out = row(make(made.ptr(), 1, true, row_));
     for (int k = 0; k < states_; ++k) {
@@ -76,10 +136,9 @@ class Step {
     return std::move(made);
   }
 
-  // (which of (x, *states) get a gradient, positions of the parameters that learn, kept, x or None, states before or
-  // None, gradients of (out, *states after) or None) -> gradients of (x, *states, *learning parameters)
-  py::object backward(PyObject* const* given) const {
-    const Items needs(given[0]), learned(given[1]), before(given[4]), incoming(given[5]);
+  // The result starts with `blanks` times None.
+  py::object backward(const Items& needs, const Items& learned, PyObject* kept, PyObject* x, const Items& before,
+                      const Items& incoming, int blanks) const {
     expect(needs.size > states_ && before.size == states_ && incoming.size == 1 + states_);
     Problem p = base_;
     py::object held[1 + kMaxStates];  // copies must outlive the call
@@ -90,35 +149,36 @@ class Step {
     };
     bool wants_x = needs[0] == Py_True;
     ParamGradient gradients[kMaxParams] = {};
-    py::tuple made(1 + states_ + learned.size);
+    const int at = blanks, behind = blanks + 1 + states_;
+    py::tuple made(behind + learned.size);
+    for (int i = 0; i < blanks; ++i) put(made, i, Py_None);
     for (Py_ssize_t i = 0; i < learned.size; ++i) {
       const Slot& slot = slot_of(integer(learned[i]));
       const Param& q = base_.param[slot.index];
       wants_x = wants_x || !slot.model;
-      void* into = make(made.ptr(), 1 + states_ + i, static_cast<bool>(slot.model), slot.model);
+      void* into = make(made.ptr(), behind + i, static_cast<bool>(slot.model), slot.model);
       if (slot.model) gradients[slot.index] = {into, q.outer != 0, q.inner != 0};
     }
-    p.kept = row(tensors::data(given[2]));
-    p.x = row(data_or_null(given[3]));
+    p.kept = row(tensors::data(kept));
+    p.x = row(data_or_null(x));
     p.g_out = row(gradient(0));
-    p.g_x = row(make(made.ptr(), 0, wants_x, row_));
+    p.g_x = row(make(made.ptr(), at, wants_x, row_));
     for (int k = 0; k < states_; ++k) {
       p.first[k] = data_or_null(before[k]);
       p.g_last[k] = gradient(1 + k);
-      p.g_first[k] = make(made.ptr(), 1 + k, needs[1 + k] == Py_True, row_);
+      p.g_first[k] = make(made.ptr(), at + 1 + k, needs[1 + k] == Py_True, row_);
     }
     for (int k = 0; k < count_; ++k) p.param[slots_[k].index].data = slots_[k].size ? kept_param(p, k) : nullptr;
     run([&](int threads) { run_single_backward(variant_, p, threads, gradients); });
     for (Py_ssize_t i = 0; i < learned.size; ++i) {
       const Slot& slot = slot_of(integer(learned[i]));
-      if (!slot.model) made[1 + states_ + i] = made[0];  // what the input's gradient is, too
-      if (slot.of_spikes && !p.g_out.data) made[1 + states_ + i] = py::none();
+      if (!slot.model) made[behind + i] = made[at];  // what the input's gradient is, too
+      if (slot.of_spikes && !p.g_out.data) made[behind + i] = py::none();
     }
-    if (needs[0] != Py_True) made[0] = py::none();
+    if (needs[0] != Py_True) made[at] = py::none();
     return std::move(made);
   }
 
- private:
   struct Slot {
     int index;             // in the problem
     int64_t from;          // among the tensors of a call
@@ -164,24 +224,28 @@ class Step {
 };
 
 // `self` is a capsule with the step.
-template <py::object (Step::*method)(PyObject* const*) const, Py_ssize_t kArguments>
+template <py::object (Step::*method)(PyObject* const*, Py_ssize_t) const>
 PyObject* called(PyObject* self, PyObject* const* given, Py_ssize_t count) {
-  return translated([&] {
-    expect(count == kArguments);
-    return (static_cast<const Step*>(PyCapsule_GetPointer(self, nullptr))->*method)(given);
-  });
+  return translated(
+      [&] { return (static_cast<const Step*>(PyCapsule_GetPointer(self, nullptr))->*method)(given, count); });
 }
 
-// (forward, backward) of a step
+template <py::object (*function)(PyObject* const*, Py_ssize_t)>
+PyObject* free_called(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  return translated([&] { return function(given, count); });
+}
+
+// (forward, backward, what `apply` takes) of a step
 py::tuple prepare(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags,
                   const py::handle& surrogate, const py::handle& params, py::object row) {
-  static PyMethodDef forward = fast_method("forward", called<&Step::forward, 4>);
-  static PyMethodDef backward = fast_method("backward", called<&Step::backward, 6>);
+  static PyMethodDef forward = fast_method("forward", called<&Step::forward>);
+  static PyMethodDef backward = fast_method("backward", called<&Step::backward>);
   const py::capsule self(new Step(kind, outer, inner, flags, surrogate, params, std::move(row)),
                          [](void* step) { delete static_cast<Step*>(step); });
-  py::tuple made(2);
+  py::tuple made(3);
   made[0] = fast_function(forward, self.ptr());
   made[1] = fast_function(backward, self.ptr());
+  made[2] = self;
   return made;
 }
 
@@ -192,5 +256,11 @@ void bind_step(py::module_& m) {
   static PyMethodDef alike = fast_method("alike", tensors::alike);
   m.attr("alike") = fast_function(alike, nullptr);
   static PyMethodDef same = fast_method("same", tensors::same);
+  static PyMethodDef apply = fast_method("step_forward", free_called<&Step::apply>);
+  static PyMethodDef apply_backward = fast_method("step_backward", free_called<&Step::apply_backward>);
+  m.attr("step_forward") = fast_function(apply, nullptr);
+  // of an instance, so that a class can have it as a method
+  m.attr("step_backward") = py::reinterpret_steal<py::object>(
+      PyInstanceMethod_New(fast_function(apply_backward, nullptr).ptr()));
   m.attr("same") = fast_function(same, nullptr);
 }

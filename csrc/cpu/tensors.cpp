@@ -11,6 +11,7 @@ namespace {
 struct Names {
   PyObject *float32, *tensor, *empty, *threads, *is_wrapped;
   PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg;
+  PyObject *grad_enabled, *to_save, *materialize_grads, *made_by, *saved_tensors, *needs_input_grad;
 };
 const Names* names = nullptr;
 constexpr int kMost = 32;
@@ -39,7 +40,9 @@ void load() {
   names = new Names{of("float32"),         of("Tensor"),         of("empty_like"),   of("get_num_threads"), wrapped,
                     word("data_ptr"),      word("dtype"),        word("is_cpu"),     word("shape"),
                     word("is_contiguous"), word("is_neg"),       word("requires_grad"), word("contiguous"),
-                    word("resolve_neg")};
+                    word("resolve_neg"),
+                    of("is_grad_enabled"), word("to_save"), word("materialize_grads"), word("made_by"),
+                    word("saved_tensors"), word("needs_input_grad")};
 }
 
 void* data(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
@@ -105,6 +108,24 @@ PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count) {
     for (Py_ssize_t i = 0; i < n; ++i) PyTuple_SET_ITEM(learned.ptr(), i, found[i].release().ptr());
     return std::move(learned);
   });
+}
+
+void save_for_backward(PyObject* ctx, const py::tuple& tensors, const py::tuple& made_by) {
+  const auto set = [&](PyObject* name, PyObject* value) {
+    if (PyObject_SetAttr(ctx, name, value) != 0) throw py::error_already_set();
+  };
+  set(names->to_save, tensors.ptr());
+  set(names->materialize_grads, Py_False);
+  set(names->made_by, made_by.ptr());
+}
+
+Saved saved_by(PyObject* ctx) {
+  if (checked(PyObject_CallNoArgs(names->grad_enabled)).ptr() == Py_True)
+    throw std::runtime_error(
+        "accelerated layer: expected first derivatives alone, got create_graph=True; plugin_accel.restore(model) gives "
+        "the host's layers back, which can be differentiated twice");
+  return {attribute(ctx, names->made_by), attribute(ctx, names->saved_tensors),
+          attribute(ctx, names->needs_input_grad)};
 }
 
 }  // namespace tensors

@@ -23,4 +23,11 @@ PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count);
 // shapes, and of exactly torch's class if `exact`; else a tuple of the positions of those that require a gradient.
 PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count);
 
+// What an autograd function keeps from forward to backward in its `ctx`.
+struct Saved {
+  pybind11::object made_by, tensors, needs;
+};
+void save_for_backward(PyObject* ctx, const pybind11::tuple& tensors, const pybind11::tuple& made_by);
+Saved saved_by(PyObject* ctx);  // RuntimeError if what comes out is to be differentiated again
+
 }  // namespace tensors

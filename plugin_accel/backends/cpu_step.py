@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,21 @@ def _strides(p: Tensor, inner_shape: torch.Size) -> tuple[int, int] | None:
     if p.numel() == 1:
         return (0, 0)
     return (0, 1) if p.shape == inner_shape and p.is_contiguous() else None
+
+
+class _Step(torch.autograd.Function):
+    """(step, params, learned, reads, x, *states, *learned parameters) -> (out, *states); see csrc/cpu/step.cpp."""
+
+    forward = _C.step_forward
+    backward = _C.step_backward  # type: ignore[assignment]
+
+
+# torch's own `apply` and its counterpart in backward look, in Python, for what is not here: transforms, a `vjp`, a
+# `setup_context`. Together that takes as long as the arithmetic of a step.
+_apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, _Step).apply
+_node: Any = getattr(_Step, "_backward_cls", None)
+if "apply" in dir(_node):
+    _node.apply = _C.step_backward
 
 
 class CpuStep:
@@ -44,7 +60,7 @@ class CpuStep:
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
         with torch.inference_mode(False):
             models = [torch.empty(p.shape, dtype=torch.float32, device="cpu") for p in params]
-            self.forward, self.backward = _C.step(
+            self.forward, self.backward, self._capsule = _C.step(
                 (neuron.index, 0, *config.packed_variant),
                 outer,
                 inner,
@@ -58,6 +74,14 @@ class CpuStep:
                 ),
                 torch.empty(shape, dtype=torch.float32, device="cpu"),
             )
+
+    def apply(
+        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], learned: tuple[int, ...]
+    ) -> Sequence[Tensor]:
+        """See `DifferentiableStep`."""
+        reads_input, reads_states = self.reads(learned)
+        reads = 2 if reads_input else int(reads_states)
+        return _apply(self._capsule, params, learned, reads, x, *states, *[params[i] for i in learned])
 
     def reads(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
         """See `PreparedStep`."""

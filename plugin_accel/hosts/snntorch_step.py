@@ -104,9 +104,17 @@ def _parameters(form: Form, layer: Any, plan: _Plan, recurrent: tuple[Tensor, ..
 
 
 def quick_step(
-    form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tuple[Tensor, ...] = ()
+    form: Form,
+    layer: Any,
+    x: Tensor,
+    given: Sequence[Any],
+    recurrent: tuple[Tensor, ...] = (),
+    run: Callable[..., Sequence[Tensor]] = run_known,
 ) -> Sequence[Tensor] | None:
-    """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone."""
+    """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone.
+
+    `recurrent`: the parameter behind the others, of the shape of `x`, if there is one; `run`: as `run_known`.
+    """
     own = layer.__dict__
     if is_watched() or (own["init_hidden"] and any([s is not None for s in given])):  # noqa: C419 (a generator takes longer)
         return None
@@ -125,7 +133,7 @@ def quick_step(
         plan = _plans[layer]
     states, params, learned, learns = found
     assert plan is not None and plan.step is not None
-    made = run_known(plan.step, x, states, params, learned, learns)
+    made = run(plan.step, x, states, params, learned, learns)
     buffers = own["_buffers"]
     if len(order) == 1:
         buffers[form.states[0]] = made[1]

@@ -46,6 +46,16 @@ class PreparedStep(Protocol):
         ...
 
 
+class DifferentiableStep(PreparedStep, Protocol):
+    """One that brings an autograd function of its own."""
+
+    def apply(
+        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], learned: tuple[int, ...]
+    ) -> Sequence[Tensor]:
+        """(out, *states after), differentiably; `learned`: the parameters that require a gradient."""
+        ...
+
+
 class PreparedSequence(Protocol):
     """A sequence without gradients, for inputs of one shape and dtype, dense; parameters of one value each.
 
@@ -55,6 +65,15 @@ class PreparedSequence(Protocol):
     def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(out, its mean, states after the last step)."""
         ...
+
+
+def once() -> None:
+    """To be called in backward: what comes out cannot be differentiated again, and must say so."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "accelerated layer: expected first derivatives alone, got create_graph=True; "
+            "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
+        )
 
 
 class _Step(torch.autograd.Function):
@@ -82,23 +101,11 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "accelerated layer: expected first derivatives alone, got create_graph=True; "
-                "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
-            )
+        once()
         step, learned = ctx.made_by
         kept, *read = ctx.saved_tensors
         x, states = (read[0], read[1:]) if read else (None, (None,) * step.states)
         return (None, None, None, *step.backward(ctx.needs_input_grad[3:], learned, kept, x, states, grads))
-
-
-# torch's own `apply` and its counterpart in backward look, in Python, for what is not here: transforms, a `vjp`, a
-# `setup_context`. Together that takes as long as the arithmetic of a step.
-_apply: Any = super(torch.autograd.Function, _Step).apply
-_node: Any = getattr(_Step, "_backward_cls", None)
-if "apply" in dir(_node):
-    _node.apply = _Step.backward
 
 
 def run_known(
@@ -111,7 +118,14 @@ def run_known(
 ) -> Sequence[Tensor]:
     """`run_step` where it is known which parameters require a gradient, and whether an input or a state does."""
     if (learned or learns) and torch.is_grad_enabled():
-        flat: tuple[Tensor, ...] = _apply(step, params, learned, x, *states, *[params[i] for i in learned])
+        own: Any = getattr(step, "apply", None)
+        flat: Sequence[Tensor]
+        if own is not None:
+            flat = own(x, states, params, learned)
+            return flat
+        flat = _Step.apply(  # type: ignore[no-untyped-call]
+            step, params, learned, x, *states, *[params[i] for i in learned]
+        )
         return flat
     _, out, last = step.forward(x, states, params, False)
     return (out, *last)
