@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from plugin_accel import _C
 from plugin_accel.neurons import Config, Neuron
 from plugin_accel.neurons.layout import STEP
+from plugin_accel.neurons.prepared import thin
 
 _MOST_BYTES = 1 << 19  # larger outputs go through the pool of the general path, which saves their page faults
 
@@ -30,12 +30,7 @@ class _Step(torch.autograd.Function):
     backward = _C.step_backward  # type: ignore[assignment]
 
 
-# torch's own `apply` and its counterpart in backward look, in Python, for what is not here: transforms, a `vjp`, a
-# `setup_context`. Together that takes as long as the arithmetic of a step.
-_apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, _Step).apply
-_node: Any = getattr(_Step, "_backward_cls", None)
-if "apply" in dir(_node):
-    _node.apply = _C.step_backward
+_apply = thin(_Step)
 
 
 class CpuStep:
@@ -81,7 +76,10 @@ class CpuStep:
         """See `DifferentiableStep`."""
         reads_input, reads_states = self.reads(learned)
         reads = 2 if reads_input else int(reads_states)
-        return _apply(self._capsule, params, learned, reads, x, *states, *[params[i] for i in learned])
+        flat: tuple[Tensor, ...] = _apply(
+            self._capsule, params, learned, reads, x, *states, *[params[i] for i in learned]
+        )
+        return flat
 
     def reads(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
         """See `PreparedStep`."""

@@ -16,7 +16,7 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import FP64, Form, Stepped, call, compute_dtype, first_states
 from plugin_accel.hosts.snntorch_step import is_prepared, quick_step
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, once
+from plugin_accel.neurons.prepared import PreparedStep, once, thin
 
 _ONE_TO_ONE = (rleaky.RecurrentOneToOne, rsynaptic.RecurrentOneToOne)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -90,9 +90,19 @@ class _OneToOne(torch.autograd.Function):
             *(None, None, None),
             drive if of_x else None,
             drive * weight if of_spk else None,
-            (drive * spk).sum_to_size(weight.shape) if of_weight else None,
+            _summed(drive, spk, weight) if of_weight else None,
             *others,
         )
+
+
+_apply = thin(_OneToOne)
+
+
+def _summed(drive: Tensor, spk: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of V."""
+    if weight.numel() > 1:
+        return (drive * spk).sum_to_size(weight.shape)
+    return torch.dot(drive.view(-1), spk.view(-1)).view(weight.shape)
 
 
 def _run_one_to_one(
@@ -108,9 +118,7 @@ def _run_one_to_one(
     *own, spk = params
     if torch.is_grad_enabled() and (learned or learns or weight.requires_grad):
         learned = tuple([i for i in learned if i < len(own)])
-        flat: tuple[Tensor, ...] = _OneToOne.apply(  # type: ignore[no-untyped-call]
-            step, own, learned, x, spk, weight, *states, *[own[i] for i in learned]
-        )
+        flat: tuple[Tensor, ...] = _apply(step, own, learned, x, spk, weight, *states, *[own[i] for i in learned])
         return flat
     _, out, last = step.forward(x, states, [*own, spk * weight], False)
     return (out, *last)

@@ -67,6 +67,19 @@ class PreparedSequence(Protocol):
         ...
 
 
+def thin(function: type[torch.autograd.Function]) -> Any:
+    """`function.apply` for calls that no transform of torch.func sees; its backward loses a Python frame, too.
+
+    torch's own look, in Python, for such transforms, for a `vjp` and a `setup_context`. That takes as long as the
+    arithmetic of a step.
+    """
+    node: Any = getattr(function, "_backward_cls", None)
+    if "apply" in dir(node):
+        backward = vars(function)["backward"]
+        node.apply = backward.__func__ if isinstance(backward, staticmethod) else backward
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
 def once() -> None:
     """To be called in backward: what comes out cannot be differentiated again, and must say so."""
     if torch.is_grad_enabled():
