@@ -13,12 +13,16 @@ namespace {
 
 class Guard {
  public:
-  // options, values: entries of the layer's dictionary and what they were; params: names of its parameters or buffers;
-  // states: of its buffers; shapes: of (*computed, *params, *extra), in this order, as a call has them; shape: of the
-  // input and the states
+  // options, values: entries of the layer's dictionary and what they were, as in tensors::has; params: names of its
+  // parameters or buffers; states: of its buffers; shapes: of (*computed, *params, *extra), in this order, as a call
+  // has them; shape: of the input and the states
   Guard(py::tuple options, py::tuple values, py::tuple params, py::tuple states, py::tuple shapes, py::object shape)
-      : options_(std::move(options)), values_(std::move(values)), params_(std::move(params)),
-        states_(std::move(states)), shapes_(std::move(shapes)), shape_(std::move(shape)) {}
+      : options_(std::move(options)),
+        values_(std::move(values)),
+        params_(std::move(params)),
+        states_(std::move(states)),
+        shapes_(std::move(shapes)),
+        shape_(std::move(shape)) {}
 
   // (dictionary of the layer, x, states given or None for its own, parameters computed, parameters behind its own) ->
   // None if something is not as it was, else (states, params, which of them learn, whether x or a state does)
@@ -26,7 +30,7 @@ class Guard {
     PyObject* own = given[0];
     if (!PyDict_Check(own)) throw py::type_error("guard: expected a dictionary");
     for (size_t i = 0; i < options_.size(); ++i)
-      if (entry(own, item(options_.ptr(), i)) != item(values_.ptr(), i)) return py::none();
+      if (!tensors::has(own, item(options_.ptr(), i), item(values_.ptr(), i))) return py::none();
     const Items arguments(given[2]), computed(given[3]), extra(given[4]);
     const auto wanted = static_cast<Py_ssize_t>(shapes_.size());
     if (arguments.size != static_cast<Py_ssize_t>(states_.size())) return py::none();
@@ -44,7 +48,9 @@ class Guard {
     int count = 0;
     for (Py_ssize_t i = 0; i < wanted; ++i) {
       const Py_ssize_t k = i - computed.size, behind = k - static_cast<Py_ssize_t>(params_.size());
-      PyObject* p = k < 0 ? computed[i] : behind < 0 ? either(buffers, parameters, item(params_.ptr(), k)) : extra[behind];
+      PyObject* p = k < 0        ? computed[i]
+                    : behind < 0 ? either(buffers, parameters, item(params_.ptr(), k))
+                                 : extra[behind];
       bool learns = false;
       if (p == Py_None || !tensors::fits(p, item(shapes_.ptr(), i), false, learns)) return py::none();
       PyList_SET_ITEM(params.ptr(), i, py::reinterpret_borrow<py::object>(p).release().ptr());

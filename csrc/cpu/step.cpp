@@ -260,7 +260,7 @@ void bind_step(py::module_& m) {
   static PyMethodDef apply_backward = fast_method("step_backward", free_called<&Step::apply_backward>);
   m.attr("step_forward") = fast_function(apply, nullptr);
   // of an instance, so that a class can have it as a method
-  m.attr("step_backward") = py::reinterpret_steal<py::object>(
-      PyInstanceMethod_New(fast_function(apply_backward, nullptr).ptr()));
+  m.attr("step_backward") =
+      py::reinterpret_steal<py::object>(PyInstanceMethod_New(fast_function(apply_backward, nullptr).ptr()));
   m.attr("same") = fast_function(same, nullptr);
 }

@@ -37,12 +37,26 @@ void load() {
   PyObject* wrapped =
       py::object(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")).release().ptr();
   const auto word = [](const char* s) { return PyUnicode_InternFromString(s); };
-  names = new Names{of("float32"),         of("Tensor"),         of("empty_like"),   of("get_num_threads"), wrapped,
-                    word("data_ptr"),      word("dtype"),        word("is_cpu"),     word("shape"),
-                    word("is_contiguous"), word("is_neg"),       word("requires_grad"), word("contiguous"),
+  names = new Names{of("float32"),
+                    of("Tensor"),
+                    of("empty_like"),
+                    of("get_num_threads"),
+                    wrapped,
+                    word("data_ptr"),
+                    word("dtype"),
+                    word("is_cpu"),
+                    word("shape"),
+                    word("is_contiguous"),
+                    word("is_neg"),
+                    word("requires_grad"),
+                    word("contiguous"),
                     word("resolve_neg"),
-                    of("is_grad_enabled"), word("to_save"), word("materialize_grads"), word("made_by"),
-                    word("saved_tensors"), word("needs_input_grad")};
+                    of("is_grad_enabled"),
+                    word("to_save"),
+                    word("materialize_grads"),
+                    word("made_by"),
+                    word("saved_tensors"),
+                    word("needs_input_grad")};
 }
 
 void* data(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
@@ -76,15 +90,20 @@ bool fits(PyObject* t, PyObject* shape, bool exact, bool& learns) {
   return true;
 }
 
+bool has(PyObject* dictionary, PyObject* key, PyObject* value) {
+  PyObject* found = PyDict_GetItemWithError(dictionary, key);
+  if (!found && PyErr_Occurred()) throw py::error_already_set();
+  if (!found || !PyMethod_Check(found)) return (found ? found : Py_None) == value;
+  const py::object own = checked(PyObject_GenericGetDict(PyMethod_GET_SELF(found), nullptr));
+  return own.ptr() == dictionary && PyMethod_GET_FUNCTION(found) == value;
+}
+
 PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count) {
   return translated([&]() -> py::object {
     if (count != 3 || !PyDict_Check(given[0])) throw py::type_error("same: expected (dictionary, keys, values)");
     const Items keys(given[1]), values(given[2]);
-    for (Py_ssize_t i = 0; i < keys.size && i < values.size; ++i) {
-      PyObject* found = PyDict_GetItemWithError(given[0], keys[i]);
-      if (!found && PyErr_Occurred()) throw py::error_already_set();
-      if ((found ? found : Py_None) != values[i]) return py::bool_(false);
-    }
+    for (Py_ssize_t i = 0; i < keys.size && i < values.size; ++i)
+      if (!has(given[0], keys[i], values[i])) return py::bool_(false);
     return py::bool_(true);
   });
 }

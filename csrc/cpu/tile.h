@@ -20,12 +20,10 @@ struct alignas(64) Row {
   R v[kWidth + 64 / sizeof(R)];
 };
 
-// What surrogate_rows.h reads and writes.
 template <class R>
 struct SpikeRows {
-  Row<R> th, sg, sg_a, sg_b;
+  Row<R> th, sg, sg_a, sg_b;  // what surrogate_rows.h reads and writes
 };
-
 template <class R>
 struct Workspace : SpikeRows<R> {
   Row<R> state[kMaxStates], before[kMaxStates], param[kMaxParams], g[kMaxStates], sum[kMaxParams];

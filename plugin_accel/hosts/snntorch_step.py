@@ -38,7 +38,8 @@ class _Plan:
     __slots__ = ("backend", "computed", "guard", "options", "shape", "shapes", "step", "values")
 
     def __init__(self, form: Form, layer: Any, x: Tensor) -> None:
-        self.options = tuple([layer.__dict__.get(name) for name in _OPTIONS])
+        options_now = [layer.__dict__.get(name) for name in _OPTIONS]
+        self.options = tuple([getattr(v, "__func__", v) for v in options_now])  # a method would keep the layer alive
         self.shape, self.backend = x.shape, backends.requested()
         self.computed: Params = ((), ())
         self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
@@ -116,7 +117,9 @@ def quick_step(
     `recurrent`: the parameter behind the others, of the shape of `x`, if there is one; `run`: as `run_known`.
     """
     own = layer.__dict__
-    if is_watched() or (own["init_hidden"] and any([s is not None for s in given])):  # noqa: C419 (a generator takes longer)
+    if is_watched():
+        return None
+    if own["init_hidden"] and any(s is not None for s in given):
         return None
     order = form.order
     if len(order) > 1:
