@@ -19,7 +19,6 @@ template <class R>
 struct alignas(64) Row {
   R v[kWidth + 64 / sizeof(R)];
 };
-
 template <class R>
 struct SpikeRows {
   Row<R> th, sg, sg_a, sg_b;  // what surrogate_rows.h reads and writes
