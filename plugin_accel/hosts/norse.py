@@ -35,14 +35,14 @@ def _refused(layer: nn.Module, why: Refused) -> None:
 
 
 _FEW = 1 << 14
-"""Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
+"""Neurons up to which a step of a leaky integrator without current, five operations, is as fast in torch (measured)."""
 
 
 class _Cell(nn.Module):
     """One step of a feed-forward neuron."""
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
-        if isinstance(self, (nt.LICell, nt.LIBoxCell)) and input_tensor.numel() < _FEW:
+        if isinstance(self, nt.LIBoxCell) and input_tensor.numel() < _FEW:
             return super().forward(input_tensor, state)
         try:
             if not torch.compiler.is_compiling() and (quick := quick_step(self, input_tensor, state)) is not None:

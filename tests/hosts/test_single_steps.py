@@ -31,6 +31,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
     ),
     "RLeaky, linear": lambda: snn.RLeaky(beta=0.9, linear_features=5, threshold=0.6),
     "RSynaptic": lambda: snn.RSynaptic(alpha=0.7, beta=0.9, all_to_all=False, V=0.4, threshold=0.6),
+    "LICell": lambda: nt.LICell(dt=0.01),
     "LIFCell": lambda: nt.LIFCell(nt.LIFParameters(v_th=torch.as_tensor(0.1)), dt=0.01),
     "LIFBoxCell": lambda: nt.LIFBoxCell(nt.LIFBoxParameters(v_th=torch.as_tensor(0.1)), dt=0.01),
     "LSNNCell": lambda: nt.LSNNCell(nt.LSNNParameters(v_th=torch.as_tensor(0.1)), dt=0.01),
