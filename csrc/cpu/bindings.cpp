@@ -243,6 +243,7 @@ PYBIND11_MODULE(_C, m) {
         [](double product, double outer) { recurrent::set_dense_above({product, outer}); });
   m.def("empty", &empty);
   bind_step(m);
+  bind_guard(m);
   m.def("isa", &isa, "the instruction set in use");
   m.def("isas", &usable_isas, "those this machine can run, slowest first");
   m.def("set_isa", &set_isa);

@@ -41,3 +41,7 @@ void hand_gradients(const Kernels&, const Problem& p, const ParamGradient* gradi
 // mean: where the mean of `out` over everything goes (working precision), or nullptr
 void run_forward(const Variant&, Problem, int threads, void* mean);
 void run_backward(const Variant&, Problem, int threads, const ParamGradient* gradients);
+
+// The same for one time step of dense rows; gradients of parameters by the general kernel.
+void run_single_forward(const Variant&, const Problem&, int threads);
+void run_single_backward(const Variant&, const Problem&, int threads, const ParamGradient* gradients);

@@ -2,6 +2,7 @@
 // under its own target pragma, after all standard headers: no inline function of the standard library is ever compiled
 // for a newer processor than the one at hand.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -28,12 +29,15 @@ namespace PA_ISA {
 // clang-format on
 #include "backward.h"
 #include "forward.h"
+#include "single.h"
 
 inline Tile tile_of(const TileIndex& i) { return {i.first_outer, i.first_inner, i.outers, i.width}; }
 
-template <class Step>
+// Single: hosts call this neuron step by step.
+template <class Step, bool Single = true>
 struct Entry {
   using R = typename Step::Real;
+  static constexpr bool kSingle = Single && sizeof(R) == sizeof(float);
   static void forward(const Problem& p, const TileIndex& i, void* workspace) {
     forward_tile<Step>(p, tile_of(i), *static_cast<Workspace<R>*>(workspace));
   }
@@ -50,8 +54,18 @@ struct Entry {
   }
   static constexpr bool kBySums = sizeof(R) == sizeof(float) && !PA_ONE_BACKWARD;
   static constexpr bool replays(int sums) { return Step::replays(kBySums ? sums : int{Step::kMostSums}); }
+  static constexpr SingleKernel single_forward_of() {
+    if constexpr (kSingle) return single_forward<Step>;
+    return nullptr;
+  }
+  static constexpr SingleKernel single_backward_of() {
+    if constexpr (kSingle) return single_backward<Step>;
+    return nullptr;
+  }
   static constexpr Kernels kernels = {forward,
                                       backward,
+                                      single_forward_of(),
+                                      single_backward_of(),
                                       Step::kStates,
                                       Step::kParams,
                                       Step::kDecays,
@@ -67,11 +81,11 @@ template <template <class, bool, int, int> class Step, class R, bool Synapse, in
 const Kernels* sinabs_reset(int reset) {
   switch (reset) {
     case kSubtractThreshold:
-      return &Entry<Step<R, Synapse, Spike, kSubtractThreshold>>::kernels;
+      return &Entry<Step<R, Synapse, Spike, kSubtractThreshold>, false>::kernels;
     case kSubtract:
-      return &Entry<Step<R, Synapse, Spike, kSubtract>>::kernels;
+      return &Entry<Step<R, Synapse, Spike, kSubtract>, false>::kernels;
     case kResetTo:
-      return &Entry<Step<R, Synapse, Spike, kResetTo>>::kernels;
+      return &Entry<Step<R, Synapse, Spike, kResetTo>, false>::kernels;
   }
   return nullptr;
 }
@@ -90,7 +104,7 @@ const Kernels* sinabs(const Variant& v) {
   if (v.neuron == kSinabsAlif)
     return synapse ? sinabs_spike<SinabsAlif, R, true>(spike, reset) : sinabs_spike<SinabsAlif, R, false>(spike, reset);
   if (spike == kNoSpike)  // ExpLeak: never a synapse
-    return synapse ? nullptr : &Entry<SinabsLif<R, false, kNoSpike, kSubtractThreshold>>::kernels;
+    return synapse ? nullptr : &Entry<SinabsLif<R, false, kNoSpike, kSubtractThreshold>, false>::kernels;
   return synapse ? sinabs_spike<SinabsLif, R, true>(spike, reset) : sinabs_spike<SinabsLif, R, false>(spike, reset);
 }
 
@@ -135,7 +149,7 @@ const Kernels* snn(const Variant& v) {
     case kSnnSynaptic:
       return snn_either<SnnSynaptic, R>(reset, delay);
     case kSnnParallel:
-      return &Entry<SnnParallel<R>>::kernels;
+      return &Entry<SnnParallel<R>, false>::kernels;
     case kSnnAlpha:
       return delay ? snn_delayed<SnnAlpha, R>(reset) : nullptr;
   }

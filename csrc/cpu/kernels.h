@@ -10,9 +10,13 @@ struct TileIndex {
   int outers, width;
 };
 
+// One step of dense rows, columns from `begin` to `end`.
+using SingleKernel = void (*)(const Problem&, int64_t begin, int64_t end);
+
 struct Kernels {
   void (*forward)(const Problem&, const TileIndex&, void* workspace);
   void (*backward)(const Problem&, const TileIndex&, void* workspace, void* scratch, int sums);
+  SingleKernel single_forward, single_backward;  // backward without sums; nullptr: by the two above
   int states, params, decays;
   bool spikes;     // out is spikes, which the hosts keep in fp32
   bool replay[3];  // by Sums: backward needs scratch for the states before each step

@@ -27,6 +27,20 @@ inline PyObject* tuple(const pybind11::handle& h, Py_ssize_t size) {
 
 inline PyObject* item(PyObject* t, Py_ssize_t i) { return PyTuple_GET_ITEM(t, i); }
 
+// The items of a tuple or a list.
+struct Items {
+  explicit Items(const pybind11::handle& h) {
+    if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr()))
+      throw pybind11::type_error("kernel call: expected a tuple or a list");
+    at = PySequence_Fast_ITEMS(h.ptr());
+    size = PySequence_Fast_GET_SIZE(h.ptr());
+  }
+  Items(PyObject* const* at, Py_ssize_t size) : at(at), size(size) {}
+  PyObject* operator[](Py_ssize_t i) const { return at[i]; }
+  PyObject* const* at;
+  Py_ssize_t size;
+};
+
 // variant: (neuron, fp64, three options)
 inline Variant parse_variant(const pybind11::handle& h) {
   PyObject* t = tuple(h, 5);

@@ -3,3 +3,4 @@
 #include <pybind11/pybind11.h>
 
 void bind_step(pybind11::module_& m);
+void bind_guard(pybind11::module_& m);  // guard.cpp

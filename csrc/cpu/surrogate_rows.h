@@ -55,11 +55,11 @@ void with_surrogate(int kind, const Call& f) {
 
 // Out of line, so that the surrogates are compiled once per dtype and not once per step.
 template <class R>
-__attribute__((noinline)) void prepare_surrogate(int kind, const R* q, int n, Workspace<R>& ws) {
+__attribute__((noinline)) void prepare_surrogate(int kind, const R* q, int n, SpikeRows<R>& ws) {
   with_surrogate(kind, [&](auto f) { fill_surrogate<decltype(f)>(ws.th.v, q, n, ws.sg_a.v, ws.sg_b.v); });
 }
 
 template <class R>
-__attribute__((noinline)) void surrogate_row(int kind, const R* w, const R* q, int n, Workspace<R>& ws) {
+__attribute__((noinline)) void surrogate_row(int kind, const R* w, const R* q, int n, SpikeRows<R>& ws) {
   with_surrogate(kind, [&](auto f) { eval_surrogate<decltype(f)>(w, ws.th.v, q, ws.sg_a.v, ws.sg_b.v, n, ws.sg.v); });
 }

@@ -19,11 +19,14 @@ template <class R>
 struct alignas(64) Row {
   R v[kWidth + 64 / sizeof(R)];
 };
-
 template <class R>
-struct Workspace {
+struct SpikeRows {
+  Row<R> th, sg, sg_a, sg_b;  // what surrogate_rows.h reads and writes
+};
+template <class R>
+struct Workspace : SpikeRows<R> {
   Row<R> state[kMaxStates], before[kMaxStates], param[kMaxParams], g[kMaxStates], sum[kMaxParams];
-  Row<R> x, kept, out, record, sg, th, sg_a, sg_b, g_out, g_kept, g_x, g_record, total;
+  Row<R> x, kept, out, record, g_out, g_kept, g_x, g_record, total;
   Row<double> sums[kMaxParams], totals;
 };
 

@@ -30,7 +30,7 @@ class _Cell(nn.Module):
     """One step of a feed-forward neuron."""
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
-        if isinstance(self, (nt.LICell, nt.LIBoxCell)) and input_tensor.numel() < norse_call.FEW:
+        if isinstance(self, nt.LIBoxCell) and input_tensor.numel() < norse_call.FEW:
             return super().forward(input_tensor, state)
         try:
             if not torch.compiler.is_compiling() and (quick := quick_step(self, input_tensor, state)) is not None:

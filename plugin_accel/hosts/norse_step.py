@@ -13,23 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel import backends
+from plugin_accel._C import alike, same
 from plugin_accel.hosts import norse_surrogates as ns
 from plugin_accel.hosts.inputs import is_watched, number
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import form_of
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, run_step
+from plugin_accel.neurons.prepared import PreparedStep, run_known
 
 FP32 = torch.float32
 _CPU = torch.device("cpu")
 _TENSORS = (Tensor, nn.Parameter)
 
 
+_OPTIONS = ("p", "dt", "activation")
+
+
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
     __slots__ = (
-        *("activation", "alpha", "backend", "dt", "form", "numbers", "p"),
+        *("alpha", "backend", "dt", "form", "numbers", "options", "p", "param_shapes"),
         *("params", "shape", "shapes", "slope", "steep", "step", "values"),
     )
 
@@ -37,13 +41,14 @@ class _Plan:
         form = form_of(type(layer))
         assert form is not None
         self.form = form
-        self.activation, self.p, self.dt = getattr(layer, "activation", None), layer.p, layer.dt
+        self.options = tuple([layer.__dict__.get(name) for name in _OPTIONS])
+        self.p, self.dt = layer.p, layer.dt
         self.shape, self.backend = x.shape, backends.requested()
         self.steep: Any = None  # where alpha is read from at each call
         self.alpha = 0.0
         self.step: PreparedStep | None = None
         self.numbers: dict[int, Tensor] = {}
-        self.shapes: list[tuple[torch.Size, bool]] = []
+        self.param_shapes: list[torch.Size] = []
         self.values: list[tuple[Tensor, float]] | None = None  # of the layer's own tensors, where each has one, fixed
         self.params: list[Tensor] = []
         self.slope: tuple[Any, ...] = ()
@@ -68,22 +73,21 @@ class _Plan:
             self.values = [(t, t.item()) for t in own]
             with torch.inference_mode(False):  # copies, since the layer's own may be changed in place
                 self.params = params = [p.to(FP32, copy=True) for p in params]
-        if any(p.dtype is not FP32 or not p.is_cpu for p in params):
+        self.param_shapes = [p.shape for p in params]
+        if alike(params, self.param_shapes, False) is None:
             return
-        self.shapes = [(p.shape, p.dim() > 0) for p in params]
         kind = form.kind_of(self.p)
         assert kind is not None
         prepare = getattr(backends.choose(_CPU, FP32, form.neuron.name), "prepare", None)
         if prepare is not None:
             self.step = prepare(form.neuron, config(kind, made, STEP), x, params)
+        self.shapes = (x.shape,) * (1 + (0 if self.step is None else self.step.states))
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
         return (
-            self.p is own["p"]
-            and self.dt is own["dt"]
-            and self.activation is own.get("activation")
-            and self.shape == x.shape
+            self.shape == x.shape
+            and same(own, _OPTIONS, self.options)
             and self.backend == backends.requested()
             and (self.steep is None or self.alpha == float(self.steep.alpha))
         )
@@ -92,20 +96,16 @@ class _Plan:
         """The parameters of a layer that has one fixed value of each; None if one is another than it was."""
         assert self.values is not None
         for t, value in self.values:
-            if t.requires_grad or t.item() != value:
+            if t.item() != value or t.requires_grad:
                 return None
         return self.params
 
-
-def _changing(plan: _Plan) -> list[Tensor] | None:
-    """The parameters of a layer that learns some, or has some per neuron; None if they are not as they were."""
-    params = [*plan.form.params(plan.p, plan.dt), *plan.slope]
-    for i, value in plan.numbers.items():
-        params[i] = value
-    for p, (shape, dense) in zip(params, plan.shapes, strict=True):
-        if p.dtype is not FP32 or p.shape != shape or not p.is_cpu or (dense and not p.is_contiguous()):
-            return None
-    return params
+    def changing(self) -> tuple[list[Tensor], tuple[int, ...] | None]:
+        """Those of a layer that learns some, or has some per neuron, and which; None: they are not as they were."""
+        params = [*self.form.params(self.p, self.dt), *self.slope]
+        for i, value in self.numbers.items():
+            params[i] = value
+        return params, alike(params, self.param_shapes, False)
 
 
 def _tensors(p: Any) -> list[Tensor]:
@@ -118,9 +118,7 @@ _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 def quick_step(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
     """(output, state) of one step; None if the general way must be gone."""
-    if type(x) is not Tensor or x.dtype is not FP32 or state is None or is_watched():
-        return None
-    if not x.is_cpu or not x.is_contiguous() or x.is_neg():
+    if type(x) is not Tensor or x.dtype is not FP32 or state is None or not x.is_cpu or is_watched():
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
@@ -129,16 +127,18 @@ def quick_step(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
     step, form = plan.step, plan.form
     if step is None or type(state) is not form.state:
         return None
-    params = plan.known() if plan.values is not None else _changing(plan)
-    if params is None:
+    params: list[Tensor] | None
+    learned: tuple[int, ...] | None = ()
+    if plan.values is not None:
+        params = plan.known()
+    else:
+        params, learned = plan.changing()
+    if params is None or learned is None:
         del _plans[layer]
         return None
-    shape = plan.shape
     states = form.states(state) if form.nested else state
-    for s in states:
-        if type(s) is not Tensor or s.dtype is not FP32 or s.shape != shape or not s.is_cpu:
-            return None
-        if not s.is_contiguous() or s.is_neg():
-            return None
-    out, *last = run_step(step, x, states, params)
+    learning = alike([x, *states], plan.shapes, True)
+    if learning is None:
+        return None
+    out, *last = run_known(step, x, states, params, learned, bool(learning))
     return out, form.make(last)

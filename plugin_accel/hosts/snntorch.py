@@ -43,9 +43,16 @@ def _recurrent_step(layer: Any, form: Form, x: Tensor, spk: Tensor | None, *give
 
 
 _LEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, "zero", True, low=True, direct=BETA)
-_LAPICQUE = Form(SNNTORCH_LAPICQUE, ("mem",), (0,), lapicque)
+_LAPICQUE = Form(SNNTORCH_LAPICQUE, ("mem",), (0,), lapicque, direct=BETA[1:], computed_from=("R", "C", "time_step"))
 _SYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, delayable=True, direct=BETA_AND_ALPHA)
-_ALPHA = Form(SNNTORCH_ALPHA, ("syn_exc", "syn_inh", "mem"), (2, 0, 1), alpha_beta_tau)
+_ALPHA = Form(
+    SNNTORCH_ALPHA,
+    ("syn_exc", "syn_inh", "mem"),
+    (2, 0, 1),
+    alpha_beta_tau,
+    direct=BETA[1:],
+    computed_from=("alpha", "beta"),
+)
 _RLEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, delayable=True, recurrent=True, direct=BETA)
 _RSYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, recurrent=True, direct=BETA_AND_ALPHA)
 

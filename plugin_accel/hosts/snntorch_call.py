@@ -40,7 +40,8 @@ class Form:
         delayable: Whether there is an option `reset_delay` that has an effect.
         recurrent: The layer's own spikes come back through its module `recurrent`.
         low: An input of 16 bits gives the same roundings when it is computed in fp32.
-        direct: Names of the parameters in the kernels' order, where they are the layer's own tensors as they are.
+        direct: Names of the parameters in the kernels' order that are the layer's own tensors as they are.
+        computed_from: Names of the tensors of which `params` makes the parameters before and after those, if it does.
     """
 
     neuron: Neuron
@@ -52,6 +53,7 @@ class Form:
     recurrent: bool = False
     low: bool = False
     direct: tuple[str, ...] = ()
+    computed_from: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> tuple[str, ...]:

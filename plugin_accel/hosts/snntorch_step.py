@@ -6,7 +6,7 @@ prepared step if that is so, or prepares one; what it cannot take in this way go
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,129 +14,164 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel import backends
+from plugin_accel._C import alike, guard, same
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
+from plugin_accel.hosts.snntorch_params import Params
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, run_step
+from plugin_accel.neurons.prepared import PreparedStep, run_known
 
 FP32 = torch.float32
+
+
+Call = tuple[list[Any], list[Tensor], tuple[int, ...], bool]
+"""States, parameters, which of these learn, and whether the input or a state does."""
+
+_OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_quant")
 
 
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = ("backend", "delay", "inhibition", "params", "quant", "shape", "spike_grad", "state_function", "step")
+    __slots__ = ("backend", "computed", "guard", "options", "shape", "shapes", "step", "values")
 
     def __init__(self, form: Form, layer: Any, x: Tensor) -> None:
-        self.spike_grad, self.state_function = layer.spike_grad, layer.state_function
-        self.delay = layer.__dict__.get("reset_delay")
-        self.inhibition, self.quant = layer.inhibition, layer.state_quant
-        self.shape = x.shape
-        self.backend = backends.requested()
-        self.params: list[tuple[torch.Size, bool]] = []
+        options_now = [layer.__dict__.get(name) for name in _OPTIONS]
+        self.options = tuple([getattr(v, "__func__", v) for v in options_now])  # a method would keep the layer alive
+        self.shape, self.backend = x.shape, backends.requested()
+        self.computed: Params = ((), ())
+        self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
         self.step: PreparedStep | None = None
+        self.guard: Callable[..., Call | None] | None = None
+        self.shapes: tuple[torch.Size, ...] = ()
         options = form.options(layer)
-        chosen = backends.choose(x.device, FP32, form.neuron.name)
-        prepare = getattr(chosen, "prepare", None)
-        params = _parameters(form, layer, layer.__dict__)
+        prepare = getattr(backends.choose(x.device, FP32, form.neuron.name), "prepare", None)
         # Without a delay the host looks at the mechanism's buffer at each call, which costs more than it brings here.
-        if options.reasons or options.inhibition or not options.delay or not options.spikes_learn:
+        if options.reasons or options.inhibition or not options.delay or not options.spikes_learn or prepare is None:
             return
-        if prepare is not None and params is not None and all(p.dtype is FP32 and p.is_cpu for p in params):
-            self.params = [(p.shape, p.dim() > 0) for p in params]
-            config = so.config(options, form.recurrent, False, STEP)
-            self.step = prepare(form.neuron, config, x, [*params, x] if form.recurrent else params)
+        params = _parameters(form, layer, self, (x,) if form.recurrent else ())
+        if params is None:
+            return
+        self.shapes = tuple([p.shape for p in params])
+        if alike(params, self.shapes, False) is None:
+            return
+        self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, params)
+        if self.step is not None:
+            states = tuple([form.states[i] for i in form.order])
+            self.guard = guard(_OPTIONS, self.options, form.direct, states, self.shapes, x.shape)
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
-        return (
-            self.shape == x.shape
-            and self.spike_grad is own.get("spike_grad")
-            and self.state_function is own.get("state_function")
-            and self.delay is own.get("reset_delay")
-            and self.inhibition is own.get("inhibition")
-            and self.quant is own.get("state_quant")
-            and self.backend == backends.requested()
-            and x.is_cpu
-        )
+        alike_options = same(own, _OPTIONS, self.options)
+        return self.shape == x.shape and alike_options and self.backend == backends.requested()
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def _parameters(form: Form, layer: Any, own: dict[str, Any]) -> list[Tensor] | None:
-    """The layer's parameters in the kernels' order; None where one is computed, as that of a parametrised layer."""
-    if not form.direct:
-        try:
-            before, after = form.params(layer)
-        except Refused:
-            return None
-        return [*before, layer.threshold, layer.graded_spikes_factor, *after]
-    parameters, buffers = own["_parameters"], own["_buffers"]
-    found = []
-    for name in form.direct:
-        p = parameters.get(name)
-        if p is None:
-            p = buffers.get(name)
-            if p is None:
-                return None
-        found.append(p)
-    return found
+def _own(layer: Any, name: str) -> Any:
+    """A tensor of the layer; None where it is computed, as that of a parametrised layer."""
+    own = layer.__dict__
+    found = own["_buffers"].get(name)
+    return own["_parameters"].get(name) if found is None else found
+
+
+def _computed(form: Form, layer: Any, plan: _Plan) -> Params | None:
+    """Parameters that follow from the layer's own tensors, looked up by their values while these have no gradient."""
+    if not form.computed_from:
+        return plan.computed
+    known = [_own(layer, n) is t and t.item() == v and not t.requires_grad for n, t, v in plan.values]
+    if known and all(known):
+        return plan.computed
+    plan.values = []
+    try:
+        plan.computed = form.params(layer)
+    except Refused:
+        return None
+    given = [(name, _own(layer, name)) for name in form.computed_from]
+    if all(t is not None and t.dim() == 0 and t.is_cpu and not t.requires_grad for _, t in given):
+        plan.values = [(name, t, t.item()) for name, t in given]
+    return plan.computed
+
+
+def _parameters(form: Form, layer: Any, plan: _Plan, recurrent: tuple[Tensor, ...]) -> list[Tensor] | None:
+    """All of them in the kernels' order; None where one is computed, as that of a parametrised layer."""
+    computed, own = _computed(form, layer, plan), [_own(layer, name) for name in form.direct]
+    if computed is None or any(p is None for p in own):
+        return None
+    return [*computed[0], *own, *computed[1], *recurrent]
 
 
 def quick_step(
-    form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: Tensor | None = None
+    form: Form,
+    layer: Any,
+    x: Tensor,
+    given: Sequence[Any],
+    recurrent: tuple[Tensor, ...] = (),
+    run: Callable[..., Sequence[Tensor]] = run_known,
 ) -> Sequence[Tensor] | None:
-    """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone."""
-    if type(x) is not Tensor or x.dtype is not FP32 or is_watched():
+    """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone.
+
+    `recurrent`: the parameter behind the others, of the shape of `x`, if there is one; `run`: as `run_known`.
+    """
+    own = layer.__dict__
+    if is_watched():
+        return None
+    if own["init_hidden"] and any(s is not None for s in given):
+        return None
+    order = form.order
+    if len(order) > 1:
+        given = [given[i] for i in order]
+    plan, found = _plans.get(layer), None
+    if plan is not None and plan.guard is not None and plan.backend == backends.requested():
+        computed = _computed(form, layer, plan)
+        if computed is not None:
+            found = plan.guard(own, x, given, computed[0], (*computed[1], *recurrent))
+    if found is None:
+        found = _anew(form, layer, x, given, recurrent)
+        if found is None:
+            return None
+        plan = _plans[layer]
+    states, params, learned, learns = found
+    assert plan is not None and plan.step is not None
+    made = run(plan.step, x, states, params, learned, learns)
+    buffers = own["_buffers"]
+    if len(order) == 1:
+        buffers[form.states[0]] = made[1]
+        return made
+    by_host = list(made)
+    for k, i in enumerate(order, 1):
+        by_host[1 + i] = buffers[form.states[i]] = made[k]
+    return by_host
+
+
+def _anew(form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tuple[Tensor, ...]) -> Call | None:
+    """What a guard gives, where something is not as it was: a layer, an input, or a state that counts as zeros."""
+    if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu:
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
     if plan is None or not plan.is_for(own, x):
         plan = _plans[layer] = _Plan(form, layer, x)
-    step = plan.step
-    if step is None or not x.is_contiguous() or x.is_neg():
+    if plan.step is None:
         return None
-    params = _parameters(form, layer, own)
-    if params is None:
-        return None
-    for p, (shape, dense) in zip(params, plan.params, strict=True):
-        if p.dtype is not FP32 or p.shape != shape or not p.is_cpu or (dense and not p.is_contiguous()):
+    params = _parameters(form, layer, plan, recurrent)
+    learned = None if params is None else alike(params, plan.shapes, False)
+    if params is None or learned is None:
+        if all(alike([r], [x.shape], False) is not None for r in recurrent):
             del _plans[layer]
-            return None
-    buffers, hidden, shape = own["_buffers"], own["init_hidden"], plan.shape
-    states: list[Tensor | None] = []
-    for name, argument in zip(form.states, given, strict=True):
-        state = argument
-        if state is None:
-            state = buffers.get(name)
-        elif hidden:
-            return None
+        return None
+    states: list[Any] = []
+    for i, argument in zip(form.order, given, strict=True):
+        state = own["_buffers"].get(form.states[i]) if argument is None else argument
         if type(state) is not Tensor or not state.is_cpu:
             return None
-        if state.shape != shape:
-            states.append(None)
-        elif state.dtype is FP32 and state.is_contiguous() and not state.is_neg():
-            states.append(state)
-        else:
-            return None
-    if recurrent is not None:
-        if recurrent.dtype is not FP32 or not recurrent.is_contiguous() or recurrent.is_neg():
-            return None
-        params.append(recurrent)
-    order = form.order
-    if len(order) == 1:
-        made = run_step(step, x, states, params)
-        buffers[form.states[0]] = made[1]
-        return made
-    out, *last = run_step(step, x, [states[i] for i in order], params)
-    found = [out, *last]
-    for k, i in enumerate(order):
-        found[1 + i] = last[k]
-    buffers.update(zip(form.states, found[1:], strict=True))
-    return found
+        states.append(state if state.shape == x.shape else None)
+    there = [x, *[s for s in states if s is not None]]
+    learning = alike(there, [x.shape] * len(there), True)
+    return None if learning is None else (states, params, learned, bool(learning))
 
 
 def is_prepared(layer: nn.Module) -> bool:

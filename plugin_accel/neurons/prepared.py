@@ -46,6 +46,16 @@ class PreparedStep(Protocol):
         ...
 
 
+class DifferentiableStep(PreparedStep, Protocol):
+    """One that brings an autograd function of its own."""
+
+    def apply(
+        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], learned: tuple[int, ...]
+    ) -> Sequence[Tensor]:
+        """(out, *states after), differentiably; `learned`: the parameters that require a gradient."""
+        ...
+
+
 class PreparedSequence(Protocol):
     """A sequence without gradients, for inputs of one shape and dtype, dense; parameters of one value each.
 
@@ -55,6 +65,28 @@ class PreparedSequence(Protocol):
     def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(out, its mean, states after the last step)."""
         ...
+
+
+def thin(function: type[torch.autograd.Function]) -> Any:
+    """`function.apply` for calls that no transform of torch.func sees; its backward loses a Python frame, too.
+
+    torch's own look, in Python, for such transforms, for a `vjp` and a `setup_context`. That takes as long as the
+    arithmetic of a step.
+    """
+    node: Any = getattr(function, "_backward_cls", None)
+    if "apply" in dir(node):
+        backward = vars(function)["backward"]
+        node.apply = backward.__func__ if isinstance(backward, staticmethod) else backward
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+
+def once() -> None:
+    """To be called in backward: what comes out cannot be differentiated again, and must say so."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "accelerated layer: expected first derivatives alone, got create_graph=True; "
+            "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
+        )
 
 
 class _Step(torch.autograd.Function):
@@ -71,7 +103,7 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         states = tensors[: step.states]
         kept, out, last = step.forward(x, states, params, True)
-        ctx.step, ctx.learned = step, learned
+        ctx.made_by = step, learned
         reads_x, reads_states = step.reads(learned)
         if reads_states:
             ctx.save_for_backward(kept, x if reads_x else None, *states)
@@ -82,27 +114,40 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "accelerated layer: expected first derivatives alone, got create_graph=True; "
-                "plugin_accel.restore(model) gives the host's layers back, which can be differentiated twice"
-            )
-        step = ctx.step
-        saved = ctx.saved_tensors
-        x, states = (saved[1], saved[2:]) if len(saved) > 1 else (None, (None,) * step.states)
-        return (None, None, None, *step.backward(ctx.needs_input_grad[3:], ctx.learned, saved[0], x, states, grads))
+        once()
+        step, learned = ctx.made_by
+        kept, *read = ctx.saved_tensors
+        x, states = (read[0], read[1:]) if read else (None, (None,) * step.states)
+        return (None, None, None, *step.backward(ctx.needs_input_grad[3:], learned, kept, x, states, grads))
+
+
+def run_known(
+    step: PreparedStep,
+    x: Tensor,
+    states: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    learned: tuple[int, ...],
+    learns: bool,
+) -> Sequence[Tensor]:
+    """`run_step` where it is known which parameters require a gradient, and whether an input or a state does."""
+    if (learned or learns) and torch.is_grad_enabled():
+        own: Any = getattr(step, "apply", None)
+        flat: Sequence[Tensor]
+        if own is not None:
+            flat = own(x, states, params, learned)
+            return flat
+        flat = _Step.apply(  # type: ignore[no-untyped-call]
+            step, params, learned, x, *states, *[params[i] for i in learned]
+        )
+        return flat
+    _, out, last = step.forward(x, states, params, False)
+    return (out, *last)
 
 
 def run_step(
     step: PreparedStep, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor]
 ) -> Sequence[Tensor]:
     """(out, *states after), differentiably where any of the tensors asks for it."""
-    if torch.is_grad_enabled():
-        learned = tuple([i for i, p in enumerate(params) if p.requires_grad])
-        if learned or x.requires_grad or any(s is not None and s.requires_grad for s in states):
-            flat: tuple[Tensor, ...] = _Step.apply(  # type: ignore[no-untyped-call]
-                step, params, learned, x, *states, *[params[i] for i in learned]
-            )
-            return flat
-    _, out, last = step.forward(x, states, params, False)
-    return (out, *last)
+    learned = tuple([i for i, p in enumerate(params) if p.requires_grad])
+    learns = x.requires_grad or any(s is not None and s.requires_grad for s in states)
+    return run_known(step, x, states, params, learned, learns)

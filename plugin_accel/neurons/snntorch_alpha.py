@@ -39,6 +39,9 @@ class SnnTorchAlpha(SnnTorchNeuron):
     def replays(self, config: Any) -> bool:
         return False
 
+    def reads_first(self, config: Any, params_wanted: Sequence[bool]) -> bool:
+        return config.reset != "none" or any(params_wanted)
+
     def reads_input(self, config: Any, params_wanted: Sequence[bool]) -> bool:
         return any(params_wanted)
 

@@ -45,7 +45,7 @@ class SnnTorchNeuron(Neuron):
         return fires(v, threshold)
 
     def reads_first(self, config: Any, params_wanted: Sequence[bool]) -> bool:
-        return config.reset != "none" or any(params_wanted)
+        return config.reset in ("zero", "zero_after") or any(params_wanted)
 
 
 class SnnTorchLeaky(SnnTorchNeuron):

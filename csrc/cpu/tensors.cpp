@@ -1,0 +1,150 @@
+#include "tensors.h"
+
+#include "fastcall.h"
+#include "parse.h"
+
+namespace py = pybind11;
+
+namespace tensors {
+namespace {
+
+struct Names {
+  PyObject *float32, *tensor, *empty, *threads, *is_wrapped;
+  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg;
+  PyObject *grad_enabled, *to_save, *materialize_grads, *made_by, *saved_tensors, *needs_input_grad;
+};
+const Names* names = nullptr;
+constexpr int kMost = 32;
+
+py::object checked(PyObject* made) {
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+py::object ask(PyObject* tensor, PyObject* method) {
+  PyObject* arguments[] = {tensor};
+  return checked(PyObject_VectorcallMethod(method, arguments, 1, nullptr));
+}
+
+py::object attribute(PyObject* tensor, PyObject* name) { return checked(PyObject_GetAttr(tensor, name)); }
+
+}  // namespace
+
+void load() {
+  if (names) return;
+  const py::module_ torch = py::module_::import("torch");
+  const auto of = [&](const char* name) { return py::object(torch.attr(name)).release().ptr(); };
+  PyObject* wrapped =
+      py::object(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")).release().ptr();
+  const auto word = [](const char* s) { return PyUnicode_InternFromString(s); };
+  names = new Names{of("float32"),
+                    of("Tensor"),
+                    of("empty_like"),
+                    of("get_num_threads"),
+                    wrapped,
+                    word("data_ptr"),
+                    word("dtype"),
+                    word("is_cpu"),
+                    word("shape"),
+                    word("is_contiguous"),
+                    word("is_neg"),
+                    word("requires_grad"),
+                    word("contiguous"),
+                    word("resolve_neg"),
+                    of("is_grad_enabled"),
+                    word("to_save"),
+                    word("materialize_grads"),
+                    word("made_by"),
+                    word("saved_tensors"),
+                    word("needs_input_grad")};
+}
+
+void* data(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
+
+py::object empty_like(PyObject* tensor) {
+  PyObject* arguments[] = {tensor};
+  return checked(PyObject_Vectorcall(names->empty, arguments, 1, nullptr));
+}
+
+py::object readable(const py::handle& t) {
+  py::object dense = py::reinterpret_borrow<py::object>(t);
+  if (ask(t.ptr(), names->is_neg).ptr() == Py_True) dense = ask(t.ptr(), names->resolve_neg);
+  return ask(dense.ptr(), names->is_contiguous).ptr() == Py_True ? dense : ask(dense.ptr(), names->contiguous);
+}
+
+int threads() { return static_cast<int>(integer(checked(PyObject_CallNoArgs(names->threads)).ptr())); }
+
+bool fits(PyObject* t, PyObject* shape, bool exact, bool& learns) {
+  if (exact) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(t)) != names->tensor) return false;
+    PyObject* arguments[] = {t};  // one that a transform of torch.func left behind has no memory of its own
+    if (checked(PyObject_Vectorcall(names->is_wrapped, arguments, 1, nullptr)).ptr() == Py_True) return false;
+  }
+  if (attribute(t, names->dtype).ptr() != names->float32 || attribute(t, names->is_cpu).ptr() != Py_True) return false;
+  const int same = PyObject_RichCompareBool(attribute(t, names->shape).ptr(), shape, Py_EQ);
+  if (same < 0) throw py::error_already_set();
+  if (!same) return false;
+  if (exact || PyTuple_GET_SIZE(shape) > 0)  // not a parameter of one value
+    if (ask(t, names->is_contiguous).ptr() != Py_True || ask(t, names->is_neg).ptr() != Py_False) return false;
+  learns = learns || attribute(t, names->requires_grad).ptr() == Py_True;
+  return true;
+}
+
+bool has(PyObject* dictionary, PyObject* key, PyObject* value) {
+  PyObject* found = PyDict_GetItemWithError(dictionary, key);
+  if (!found && PyErr_Occurred()) throw py::error_already_set();
+  if (!found || !PyMethod_Check(found)) return (found ? found : Py_None) == value;
+  const py::object own = checked(PyObject_GenericGetDict(PyMethod_GET_SELF(found), nullptr));
+  return own.ptr() == dictionary && PyMethod_GET_FUNCTION(found) == value;
+}
+
+PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  return translated([&]() -> py::object {
+    if (count != 3 || !PyDict_Check(given[0])) throw py::type_error("same: expected (dictionary, keys, values)");
+    const Items keys(given[1]), values(given[2]);
+    for (Py_ssize_t i = 0; i < keys.size && i < values.size; ++i)
+      if (!has(given[0], keys[i], values[i])) return py::bool_(false);
+    return py::bool_(true);
+  });
+}
+
+PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  return translated([&]() -> py::object {
+    if (count != 3) throw py::type_error("alike: expected (tensors, shapes, exact)");
+    load();
+    const Items list(given[0]), shapes(given[1]);
+    if (list.size != shapes.size) return py::none();
+    py::object found[kMost];
+    Py_ssize_t n = 0;
+    for (Py_ssize_t i = 0; i < list.size; ++i) {
+      bool learns = false;
+      if (!fits(list[i], shapes[i], given[2] == Py_True, learns)) return py::none();
+      if (!learns) continue;
+      if (n == kMost) throw py::value_error("alike: too many tensors");
+      found[n++] = checked(PyLong_FromSsize_t(i));
+    }
+    py::tuple learned(n);
+    for (Py_ssize_t i = 0; i < n; ++i) PyTuple_SET_ITEM(learned.ptr(), i, found[i].release().ptr());
+    return std::move(learned);
+  });
+}
+
+void save_for_backward(PyObject* ctx, const py::tuple& tensors, const py::tuple& made_by) {
+  const auto set = [&](PyObject* name, PyObject* value) {
+    if (PyObject_SetAttr(ctx, name, value) != 0) throw py::error_already_set();
+  };
+  set(names->to_save, tensors.ptr());
+  set(names->materialize_grads, Py_False);
+  set(names->made_by, made_by.ptr());
+}
+
+Saved saved_by(PyObject* ctx) {
+  if (checked(PyObject_CallNoArgs(names->grad_enabled)).ptr() == Py_True)
+    throw std::runtime_error(
+        "accelerated layer: expected first derivatives alone, got create_graph=True; plugin_accel.restore(model) gives "
+        "the host's layers back, which can be differentiated twice");
+  return {attribute(ctx, names->made_by), attribute(ctx, names->saved_tensors),
+          attribute(ctx, names->needs_input_grad)};
+}
+
+}  // namespace tensors

@@ -1,0 +1,36 @@
+// What the library asks of torch's tensors: a few attributes, by name. Nothing of torch is compiled or linked in.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace tensors {
+
+void load();  // looks the names up, once; called before anything else here
+
+void* data(PyObject* tensor);                          // t.data_ptr()
+pybind11::object empty_like(PyObject* tensor);         // torch.empty_like(t)
+pybind11::object readable(const pybind11::handle& t);  // t, or a dense copy
+int threads();                                         // torch.get_num_threads()
+
+// Whether this is an fp32 tensor on the CPU, dense and of this shape, and of exactly torch's class if `exact`; `learns`
+// is set if it requires a gradient.
+bool fits(PyObject* tensor, PyObject* shape, bool exact, bool& learns);
+
+// Whether an object's dictionary has this very value for a key; None where there is no such key. A method of the object
+// itself counts as its function: to keep the method would keep the object.
+bool has(PyObject* dictionary, PyObject* key, PyObject* value);
+
+// Called from Python as same(dictionary, keys, values): `has` for all of them.
+PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count);
+
+// Called from Python as alike(tensors, shapes, exact): None unless all are fp32 tensors on the CPU, dense and of these
+// shapes, and of exactly torch's class if `exact`; else a tuple of the positions of those that require a gradient.
+PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count);
+
+// What an autograd function keeps from forward to backward in its `ctx`.
+struct Saved {
+  pybind11::object made_by, tensors, needs;
+};
+void save_for_backward(PyObject* ctx, const pybind11::tuple& tensors, const pybind11::tuple& made_by);
+Saved saved_by(PyObject* ctx);  // RuntimeError if what comes out is to be differentiated again
+
+}  // namespace tensors
