@@ -138,9 +138,8 @@ def forward(
 
 def backward(call: Loop, held: Held, connection: Connection, grads: Grads, wanted: Wants) -> Back:
     """See `RecurrentKernels.recurrent_backward`."""
-    run, time_dim = held.run, call.time_dim
-    assert run.kept is not None
-    shape = _shape(run.out, time_dim)
+    time_dim = call.time_dim
+    shape = _shape(held.kept, time_dim)
     with_ = _Arguments(call, shape, connection, held.params)
     alive: list[Tensor] = []
 
@@ -181,13 +180,13 @@ def backward(call: Loop, held: Held, connection: Connection, grads: Grads, wante
             with_.static.flags,
             with_.params,
             row(held.x),
-            row(run.kept),
+            row(held.kept),
             tuple([dense(s) for s in held.first]),
-            row(run.out),
-            with_.rows(run.records),
+            row(held.out),
+            with_.rows(held.records),
             (),
         ),
-        with_.connection(run.heard),
+        with_.connection(held.heard),
         call.config.packed_surrogate,
         (
             row(grads.out),

@@ -57,7 +57,11 @@ class Held(NamedTuple):
     """What forward left for backward."""
 
     x: Tensor | None
-    run: Run
+    out: Tensor | None
+    """Where the weights' gradient is wanted."""
+    kept: Tensor
+    heard: Tensor | None
+    records: tuple[Tensor, ...]
     first: tuple[Tensor, ...]
     params: tuple[Tensor, ...]
 
@@ -151,12 +155,12 @@ class _Loop(torch.autograd.Function):
             hear=reads_x,
         )
         assert made.kept is not None
+        learns = ctx.needs_input_grad[2]
         ctx.save_for_backward(
             x if reads_x and not added else None,
             weight,
-            bias,
             spikes,
-            made.out,
+            made.out if learns else None,
             made.kept,
             made.heard,
             *(made.records if reads_states else ()),
@@ -164,22 +168,25 @@ class _Loop(torch.autograd.Function):
         )
         # They may be changed in place before backward, which the hosts do not mind.
         ctx.params = tuple([p.detach().clone() for p in params])
-        ctx.call, ctx.reads_states, ctx.shapes = call, reads_states, [s.shape for s in first]
+        ctx.bias = None if bias is None else bias.detach()
+        ctx.call, ctx.reads_states = call, reads_states
         ctx.set_materialize_grads(False)
         kept = made.kept if call.keep else None
-        return (made.out, kept, *made.last, *(made.records if call.record else ()))
+        # What is handed out may be changed in place as well: the host's is a stack that nobody needs any more.
+        out = made.out.clone() if learns else made.out
+        return (out, kept, *made.last, *(made.records if call.record else ()))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call, params, needs = ctx.call, ctx.params, ctx.needs_input_grad
         n = call.states
-        x, weight, bias, spikes, out, kept, heard, *rest = ctx.saved_tensors
+        x, weight, spikes, out, kept, heard, *rest = ctx.saved_tensors
         records, first = (tuple(rest[:n]), tuple(rest[n:])) if ctx.reads_states else ((), ())
         back = call.kernels.recurrent_backward(
             call,
-            Held(x, Run(out, (), kept, records, heard), first, params),
-            Connection(weight, bias, spikes),
+            Held(x, out, kept, heard, records, first, params),
+            Connection(weight, ctx.bias, spikes),
             Grads(grads[0], grads[1], grads[2 : 2 + n], grads[2 + n :]),
             Wants(needs[2], needs[3], needs[4], needs[5 : 5 + n], _wanted(call, needs, len(params))),
         )
@@ -191,7 +198,7 @@ class _Loop(torch.autograd.Function):
                 g = ((g if rest_of is None else g - rest_of) * d.slope).sum_to_size(d.tau.shape)
             taus.append(g)
         own = list(needs[5 + n : 5 + n + len(params)])
-        if grads[0] is None and out.shape[call.time_dim] == 1:  # the spikes reach nothing
+        if grads[0] is None and kept.shape[call.time_dim] == 1:  # the spikes reach nothing
             silent = call.neuron.of_spikes(call.config)
             names = [name for name in call.neuron.params(call.config) if name != "recurrent"]
             own = [need and name not in silent for need, name in zip(own, names, strict=True)]

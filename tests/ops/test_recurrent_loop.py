@@ -210,6 +210,18 @@ def test_only_what_backward_reads_is_saved() -> None:
     assert sum(t.numel() for t in saved) == 2 * case.x.numel() + case.weight.numel() + 4 * 64  # and the spikes before
 
 
+def test_what_comes_out_may_be_changed_in_place() -> None:
+    case = Case("snntorch_leaky", 5, 2, 8, 0.3, "one", 0)
+    wanted = case.gradients([case.loop(record=False).out * 2])
+    out = case.loop(record=False).out
+    out *= 2
+    with torch.no_grad():
+        assert case.bias is not None
+        case.bias += 1
+        case.params[0] += 1
+    assert all(torch.equal(a, b) for a, b in zip(case.gradients([out]), wanted, strict=True))
+
+
 def test_a_second_derivative_is_refused() -> None:
     case = Case("norse_lif", 3, 2, 8, 0.3, "none", 0)
     out = case.loop(record=False).out
