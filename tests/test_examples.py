@@ -1,6 +1,7 @@
 """The demonstration: it runs, both trainings see the same numbers, and the host's own training is reproducible."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_missing_module_names_the_extra(tmp_path: Path) -> None:
 def test_other_frameworks_train_alike() -> None:
     command = [sys.executable, str(EXAMPLES / "digits_others.py"), "--threads", "1"]
     command += ["--steps", "6", "--batch", "8", "--batches", "5"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    wide = {**os.environ, "COLUMNS": "140"}  # a row of the table in a line
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=wide)
     assert done.returncode == 0, done.stderr
     rows = [line.split("│") for line in done.stdout.splitlines() if "faster" in line]
     assert [row[1].strip() for row in rows] == ["snnTorch", "Norse", "Norse", "Norse"]
