@@ -37,7 +37,7 @@ inline Tile tile_of(const TileIndex& i) { return {i.first_outer, i.first_inner, 
 template <class Step, bool Single = true>
 struct Entry {
   using R = typename Step::Real;
-  static constexpr bool kSingle = Single && sizeof(R) == sizeof(float);
+  static constexpr bool kSingle = Single && sizeof(R) == sizeof(float) && !PA_ONE_BACKWARD;
   static void forward(const Problem& p, const TileIndex& i, void* workspace) {
     forward_tile<Step>(p, tile_of(i), *static_cast<Workspace<R>*>(workspace));
   }

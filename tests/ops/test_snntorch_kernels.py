@@ -131,18 +131,21 @@ def test_prepared_steps_equal_the_reference(variant: tuple[str, str, bool], lear
         prepared = cpu.BACKEND.prepare(neuron, config, x, params)
         assert prepared is not None
         seen = []
-        for quick in (True, False):
+        for isa in (None, *_C.isas()):
             leaves = [t.clone().requires_grad_() for t in (x, *first)]
             own = [p.clone().requires_grad_(learned) for p in params]
-            if quick:
-                out = list(run_step(prepared, leaves[0], leaves[1:], own))
-            else:
+            if isa is None:
                 result = run(neuron, reference.BACKEND, config, leaves[0], leaves[1:], own)
                 out = [result.out, *result.last]
+            else:
+                _C.set_isa(isa)
+                out = list(run_step(prepared, leaves[0], leaves[1:], own))
             loss = sum(
                 ((i + 1) * o * torch.linspace(-1, 1, o.numel()).reshape(o.shape)).sum() for i, o in enumerate(out)
             )
             grads = torch.autograd.grad(loss, [*leaves, *(own if learned else [])], allow_unused=True)
             seen.append((out, list(grads)))
-        assert all(torch.equal(a, b) for a, b in zip(seen[0][0], seen[1][0], strict=True))
-        assert_close(seen[0][1], seen[1][1], 1e-5)
+        want = seen[0]
+        for got in seen[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(got[0], want[0], strict=True))
+            assert_close(got[1], want[1], 1e-5)
