@@ -1,5 +1,5 @@
-// Vectors of the instruction set at hand: load, store, broadcast, sum, a * b + c. Included in one source per instruction
-// set, inside its target pragma, after all standard headers and with PA_ISA naming its namespace.
+// Vectors of the instruction set at hand: load, store, broadcast, sum, a * b + c. Included in one source per
+// instruction set, inside its target pragma, after all standard headers and with PA_ISA naming its namespace.
 #pragma once
 #include "../math.h"
 #include "problem.h"

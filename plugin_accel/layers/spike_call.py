@@ -73,8 +73,11 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
     """
     if torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
-    if chosen is None and (quick := quick_call(x, weight, bias)) is not None:
-        return quick
+    if chosen is None:
+        if type(x) in _PLAIN and x.numel() * weight.shape[0] < LEAST_WORK:
+            return F.linear(x, weight, bias)
+        if (quick := quick_call(x, weight, bias)) is not None:
+            return quick
     if refusal(x, weight, bias) is not None or (work := x.numel() * weight.shape[0]) == 0:
         return F.linear(x, weight, bias)
     training = torch.is_grad_enabled() and (
@@ -83,7 +86,7 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
     found = None
     if chosen is not None:
         found = (_train if training else _infer)(x, weight, bias, chosen)
-    elif work >= LEAST_WORK:
+    else:
         limits = break_even_of(x, weight, bias, training)
         if training and max(limits) > 0:
             found = _train(x, weight, bias, limits)

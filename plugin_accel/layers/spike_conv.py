@@ -15,7 +15,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from plugin_accel import _C
-from plugin_accel.backends.cpu import pooled
+from plugin_accel.backends.cpu_memory import pooled
 from plugin_accel.layers.spike_choice import pinned
 from plugin_accel.layers.spike_record import recorded
 
