@@ -31,8 +31,8 @@ from plugin_accel.hosts.snntorch_call import (
 )
 from plugin_accel.hosts.snntorch_step import is_prepared, quick_step
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.recurrent_loop import Connection, Loop, offers, run_loop
 from plugin_accel.neurons.prepared import PreparedStep, once, thin
+from plugin_accel.neurons.recurrent_loop import Connection, Loop, offers, run_loop
 
 _ONE_TO_ONE = (rleaky.RecurrentOneToOne, rsynaptic.RecurrentOneToOne)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
