@@ -12,11 +12,12 @@ from torch._C import _len_torch_function_stack
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.nn import functional as F
 
+from plugin_accel.backends.cpu_memory import empty
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.layers import spike_choice
 from plugin_accel.layers.spike_choice import BreakEven
 from plugin_accel.layers.spike_quick import FEW_ROWS, LEAST_WORK, quick_call, remember, skip
-from plugin_accel.layers.spike_rows import Kept, compress, empty, expanded, product, sampled, slimmed, weight_gradients
+from plugin_accel.layers.spike_rows import Kept, compress, expanded, product, sampled, slimmed, weight_gradients
 from plugin_accel.layers.spike_weights import packed
 
 MOST_INPUTS = 65536
