@@ -1,4 +1,4 @@
-// While an object of this class lives, its thread takes numbers below the smallest normal one for zero. Processors are
+// While an object of the class below lives, its thread takes numbers below the smallest normal one for zero. Processors are
 // a hundred times slower on them, and gradients get there: those of a saturated softmax, or through a decay over many
 // steps. What is lost is less than 1.2e-38 (fp32) in a sum. Backward only: what a forward gives is the host's to the
 // last bit.
@@ -26,7 +26,7 @@ constexpr uint64_t kFlushMode = 0;
 
 class FlushDenormals {
  public:
-  FlushDenormals() : before_(float_mode()) { set_float_mode(before_ | kFlushMode); }
+  explicit FlushDenormals(uint64_t mode = kFlushMode) : before_(float_mode()) { set_float_mode(before_ | mode); }
   ~FlushDenormals() { set_float_mode(before_); }
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;

@@ -305,21 +305,25 @@ void run_backward(const Variant& v, Problem p, int threads, const ParamGradient*
 namespace {
 
 // Whether the columns of a step were taken by its own kernel; few neurons with parameters of their own are not.
-bool run_single(SingleKernel kernel, const Problem& p, int threads) {
+bool run_single(SingleKernel kernel, const Problem& p, int threads, uint64_t mode = 0) {
   if (!kernel) return false;
   for (const Param& q : p.param)
     if (q.data && q.inner && !q.outer && p.inner < kNarrow && p.outer > 1) return false;
   const int64_t columns = p.outer * p.inner;
   if (columns < kParallelWork || forked()) threads = 1;
   const int64_t each = ceil_div(ceil_div(columns, std::max(threads, 1)), 16) * 16;
+  const auto run = [&](int64_t begin, int64_t end) {
+    const FlushDenormals flush(mode);
+    kernel(p, begin, end);
+  };
 #if defined(_OPENMP)
   if (threads > 1) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int i = 0; i < threads; ++i) kernel(p, std::min(i * each, columns), std::min((i + 1) * each, columns));
+    for (int i = 0; i < threads; ++i) run(std::min(i * each, columns), std::min((i + 1) * each, columns));
     return true;
   }
 #endif
-  kernel(p, 0, columns);
+  run(0, columns);
   return true;
 }
 
@@ -332,5 +336,5 @@ void run_single_forward(const Variant& v, const Problem& p, int threads) {
 void run_single_backward(const Variant& v, const Problem& p, int threads, const ParamGradient* gradients) {
   bool wanted = false;
   for (int i = 0; i < kMaxParams; ++i) wanted = wanted || gradients[i].to;
-  if (wanted || !run_single(find(v).single_backward, p, threads)) run_backward(v, p, threads, gradients);
+  if (wanted || !run_single(find(v).single_backward, p, threads, kFlushMode)) run_backward(v, p, threads, gradients);
 }

@@ -79,3 +79,8 @@ def as_param(name: str, p: Any, x: Tensor, dtype: torch.dtype, shape: tuple[int,
         p = beside(p, x.device, dtype)
     made: Tensor = p if p.dtype is dtype else p.to(dtype)
     return made
+
+
+def is_autocast(x: Tensor) -> bool:
+    """Whether autocast is on; not every kind of device has it."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)

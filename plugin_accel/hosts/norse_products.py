@@ -16,7 +16,7 @@ from torch.nn.functional import linear, relu
 from plugin_accel.hosts import norse_call
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_recurrent as nr
-from plugin_accel.hosts.inputs import check_input
+from plugin_accel.hosts.inputs import check_input, is_autocast
 from plugin_accel.hosts.norse_call import call, refused
 from plugin_accel.hosts.norse_step import quick_step
 from plugin_accel.hosts.sequences import Refused
@@ -26,7 +26,7 @@ from plugin_accel.neurons.layout import STEP
 
 def _check(x: Any) -> None:
     check_input(x)
-    if torch.is_autocast_enabled(x.device.type):
+    if is_autocast(x):
         raise Refused("under autocast the products have another dtype than the neurons")
     if x.dim() < 2:
         raise Refused("input is one sample without a batch")

@@ -16,7 +16,7 @@ from plugin_accel.backends import Backend
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_surrogates as ns
 from plugin_accel.hosts.constants import beside
-from plugin_accel.hosts.inputs import as_param, check_input, is_watched
+from plugin_accel.hosts.inputs import as_param, check_input, is_autocast, is_watched
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import Form
 from plugin_accel.hosts.sequences import Refused, SequenceResult
@@ -112,7 +112,7 @@ def _prepare(form: RecurrentForm, layer: Any, x: Tensor, state: Any, time_dim: i
     check_input(x)
     if torch.compiler.is_compiling() or is_watched():
         raise Refused("recurrent layers are not compiled")
-    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
+    if is_autocast(x):
         raise Refused("under autocast the products have another dtype than the neurons")
     if x.dtype not in (FP32, FP64) or x.dim() < 2 + (time_dim == 0) or x.numel() == 0:
         raise Refused(f"recurrent layers are accelerated for batches of float32 or float64, got {x.dtype}, {x.dim()}-d")

