@@ -1,7 +1,7 @@
-// While an object of the class below lives, its thread takes numbers below the smallest normal one for zero. Processors are
-// a hundred times slower on them, and gradients get there: those of a saturated softmax, or through a decay over many
-// steps. What is lost is less than 1.2e-38 (fp32) in a sum. Backward only: what a forward gives is the host's to the
-// last bit.
+// While an object of the class below lives, its thread takes numbers below the smallest normal one for zero. Processors
+// are a hundred times slower on them, and gradients get there: those of a saturated softmax, or through a decay over
+// many steps. What is lost is less than 1.2e-38 (fp32) in a sum. Backward only: what a forward gives is the host's to
+// the last bit.
 #pragma once
 #include <cstdint>
 

@@ -8,6 +8,7 @@
 #include <omp.h>
 #endif
 
+#include "denormals.h"
 #include "pool.h"
 
 namespace recurrent {
@@ -218,6 +219,7 @@ void run_backward(const Variant& v, const Call& c, int threads, const ParamGradi
   for (int s = 0; s < step.states; ++s)
     if (!p.g_first[s]) p.g_first[s] = g_out + (1 + s) * columns;
   each_part(samples, parts, [&](int64_t first, int64_t last, int part) {
+    const FlushDenormals flush;
     const auto mine = room.at(memory.data() + room.bytes() * static_cast<size_t>(part));
     Problem q = walk.step(steps);
     for (int64_t t = p.time - 1; t >= 0; --t) {
