@@ -75,10 +75,10 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
     if torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     if chosen is None:
-        if type(x) in _PLAIN and x.numel() * weight.shape[0] < LEAST_WORK:
-            return F.linear(x, weight, bias)
         if (quick := quick_call(x, weight, bias)) is not None:
             return quick
+        if type(x) in _PLAIN and x.numel() * weight.shape[0] < LEAST_WORK:
+            return F.linear(x, weight, bias)
     if refusal(x, weight, bias) is not None or (work := x.numel() * weight.shape[0]) == 0:
         return F.linear(x, weight, bias)
     training = torch.is_grad_enabled() and (

@@ -46,7 +46,10 @@ class SpikeLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`nn.Linear.forward`."""
-        return sparse_linear(input, self.weight, self.bias)
+        own: dict[str, Any] = self._parameters  # asking the module for them takes longer than a look at the input
+        if "weight" in own and "bias" in own:
+            return sparse_linear(input, own["weight"], own["bias"])
+        return sparse_linear(input, self.weight, self.bias)  # as under torch.nn.utils.weight_norm
 
 
 def sparse_linear(

@@ -23,7 +23,6 @@ LEAST_WORK = 1 << 17
 SMALL_WORK = 1 << 28
 """Those below which even the look at the input counts: a dense product of two milliseconds."""
 _SKIPPED = 31
-_CPU = torch.device("cpu")
 
 
 def remember(x: Tensor, weight: Tensor, bias: Tensor | None, most: int) -> None:
@@ -77,7 +76,7 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         or not made.kernels.same(made.address, FEW_LINES)
     ):
         return None
-    out = torch.empty(plan.out_shape, dtype=plan.dtype, device=_CPU)
+    out = x.new_empty(plan.out_shape)
     where = 0 if bias is None else bias.data_ptr()
     seen = made.kernels.step(x.data_ptr(), plan.rows, plan.inputs, plan.most, where, out.data_ptr(), plan.threads)
     if seen >= 0:

@@ -494,3 +494,13 @@ def test_measured_choice_gives_the_same_numbers() -> None:
             x = spikes(3, 300, density, "binary", torch.float32)
             for _ in range(40):
                 assert_close(layers[1](x), layers[0](x))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_a_weight_that_is_no_parameter_of_its_layer() -> None:
+    layer = torch.nn.utils.weight_norm(nn.Linear(300, 600))
+    x = torch.rand(50, 300).lt_(0.05)
+    expected = layer(x)
+    layer.__class__ = SpikeLinear
+    with spike_break_even(2.0):
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
