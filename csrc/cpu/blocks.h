@@ -9,20 +9,9 @@
 
 #include "pool.h"
 
-// Recycled memory for the length of a call.
-class Block {
- public:
-  explicit Block(int64_t bytes)
-      : size_(static_cast<size_t>(std::max<int64_t>(bytes, 1))), data_(static_cast<char*>(pool::take(size_))) {}
-  ~Block() { pool::give(data_); }
-  Block(const Block&) = delete;
-  Block& operator=(const Block&) = delete;
-  char* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  size_t size_;
-  char* data_;
+// Of at least one byte: what is absent is told by its address elsewhere.
+struct Block : pool::Block {
+  explicit Block(int64_t bytes) : pool::Block(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {}
 };
 
 inline int64_t up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
@@ -30,6 +19,7 @@ inline int64_t up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 // body(item, thread) for each item.
 template <class Body>
 void each(int64_t count, int threads, const Body& body) {
+  threads = static_cast<int>(std::min<int64_t>(threads, count));
 #if defined(_OPENMP)
   if (threads > 1) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)

@@ -53,9 +53,10 @@ bool run_forward(Problem p, const float* weight, const float* bias, int threads)
   p.graded = true;  // room for values: whether they are needed is known only once they are seen
   const int64_t each_bytes = up(k.workspace_bytes(p), 4096);
   threads = in_forked_child() ? 1 : static_cast<int>(std::clamp<int64_t>(threads, 1, p.images));
-  const Block packed((p.taps() + 1) * padded * item), workspaces(each_bytes * threads);
+  const int64_t packed_bytes = (p.taps() + 1) * padded * item;
+  const Block packed(packed_bytes), workspaces(each_bytes * threads);
   auto* weights = reinterpret_cast<float*>(packed.data());
-  std::memset(weights, 0, packed.size());
+  std::memset(weights, 0, static_cast<size_t>(packed_bytes));
   each_weight(p, k.panel, [&](int64_t from, int64_t to) { weights[to] = weight[from]; });
   float* biases = weights + p.taps() * padded;
   if (bias) std::copy(bias, bias + p.out, biases);

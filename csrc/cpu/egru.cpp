@@ -18,11 +18,6 @@ constexpr int64_t kTileRows = 8, kMostTiles = 64;
 constexpr int64_t kPartialBytes = int64_t(256) << 20;  // most that the tiles' own sums of dR take together
 constexpr int64_t kParallelWork = 1 << 14;             // units' steps below which a second thread costs too much
 
-// Of at least one byte: what is absent is told by its address elsewhere.
-struct Block : pool::Block {
-  explicit Block(int64_t bytes) : pool::Block(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {}
-};
-
 const Kernels& find(bool fp64) {
   const std::string name = isa();
   return *(name == "avx512" ? find_avx512(fp64) : name == "avx2" ? find_avx2(fp64) : find_baseline(fp64));

@@ -7,12 +7,8 @@
 #include <string>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
+#include "blocks.h"
 #include "dispatch.h"
-#include "pool.h"
 
 namespace sparse {
 namespace {
@@ -29,24 +25,9 @@ const Kernels& find(bool fp64) {
 
 int64_t item_bytes(bool fp64) { return fp64 ? 8 : 4; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t up(int64_t n, int64_t m) { return ceil_div(n, m) * m; }
-size_t bytes(int64_t count) { return static_cast<size_t>(std::max<int64_t>(count, 1)); }
 int64_t words_of(int64_t inputs) { return ceil_div(inputs, 64); }
 
 int usable(int threads, int64_t work) { return work < kParallelWork || in_forked_child() ? 1 : std::max(threads, 1); }
-
-template <class Body>
-void each(int64_t count, int threads, const Body& body) {
-  threads = static_cast<int>(std::min<int64_t>(threads, count));
-#if defined(_OPENMP)
-  if (threads > 1) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < count; ++i) body(i, omp_get_thread_num());
-    return;
-  }
-#endif
-  for (int64_t i = 0; i < count; ++i) body(i, 0);
-}
 
 // Tiles over columns: as wide as a panel of `depth` rows allows; what is left at the end is filled up to a power of
 // two.
@@ -105,13 +86,13 @@ void pick(const Dense& x, int64_t r, const uint16_t* index, int64_t begin, int64
 // The entries of each column within blocks of kBlockRows rows: rows counted from the block's first.
 struct ByColumn {
   int64_t blocks;
-  pool::Block starts, index, values;
+  Block starts, index, values;
 
   ByColumn(const Spikes& x, int64_t item, int threads)
       : blocks(ceil_div(x.rows, kBlockRows)),
-        starts(bytes(blocks * (x.inputs + 1) * 4)),
-        index(bytes(2 * x.offsets[x.rows])),
-        values(bytes(x.values ? item * x.offsets[x.rows] : 0)) {
+        starts(blocks * (x.inputs + 1) * 4),
+        index(2 * x.offsets[x.rows]),
+        values(x.values ? item * x.offsets[x.rows] : 0) {
     each(blocks, threads, [&](int64_t b, int) {
       if (!x.values)
         sort<char, false>(x, b);
@@ -158,7 +139,7 @@ void scatter(const Kernels& k, const Spikes& x, const Tile& tile, const void* gr
              R* sums) {
   const int64_t wide = tile.vectors * k.width, size = x.inputs * wide;
   const int64_t parts = x.rows < kChunkRows ? 1 : kFewTasks, rows = ceil_div(x.rows, parts);
-  const pool::Block memory(bytes((parts - 1) * (size + wide) * static_cast<int64_t>(sizeof(R))));
+  const Block memory((parts - 1) * (size + wide) * static_cast<int64_t>(sizeof(R)));
   R* others = reinterpret_cast<R*>(memory.data());
   each(parts, threads, [&](int64_t i, int) {
     R* mine = i ? others + (i - 1) * (size + wide) : total;
@@ -268,7 +249,7 @@ Weights::Weights(bool fp64, const void* weight, int64_t inputs, int64_t outputs,
       outputs_(outputs),
       kernels_(find(fp64)),
       tiles_(tiles_of(kernels_, outputs, inputs, item_bytes(fp64))),
-      panels_(bytes(panel_elements(tiles_, inputs, kernels_.width) * item_bytes(fp64))) {
+      panels_(panel_elements(tiles_, inputs, kernels_.width) * item_bytes(fp64)) {
   threads = usable(threads, inputs * outputs);
   const char* at = panels_.data();
   for (const Tile& t : tiles_) {
@@ -353,7 +334,7 @@ bool weight_gradient(bool fp64, const Spikes& x, const void* grad, int64_t ld, i
   const int64_t count = static_cast<int64_t>(tiles.size());
   if (count == 1 && tiles[0].vectors <= 2) {
     const int64_t few = tiles[0].vectors * k.width;
-    const pool::Block memory(bytes((x.inputs + 1) * few * item));
+    const Block memory((x.inputs + 1) * few * item);
     char *total = memory.data(), *sums = total + x.inputs * few * item;
     if (fp64)
       scatter(k, x, tiles[0], grad, ld, threads, reinterpret_cast<double*>(total), reinterpret_cast<double*>(sums));
@@ -368,7 +349,7 @@ bool weight_gradient(bool fp64, const Spikes& x, const void* grad, int64_t ld, i
   const ByColumn columns(x, item, threads);
   const int64_t panel_bytes = up(depth * wide * item, 4096), total_bytes = up(inputs * wide * item, 4096);
   const int64_t each_bytes = std::max(panel_bytes + total_bytes + up(wide * item, 64), kLeastBlock);
-  const pool::Block memory(bytes(each_bytes * threads));
+  const Block memory(each_bytes * threads);
   std::atomic<bool> finite{true};
   each(count * parts, threads, [&](int64_t i, int thread) {
     const Tile& tile = tiles[static_cast<size_t>(i / parts)];

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../sparse/problem.h"
-#include "pool.h"
+#include "blocks.h"
 
 namespace sparse {
 
@@ -50,7 +50,7 @@ class Weights {
   const Kernels& kernels_;
   std::vector<Tile> tiles_;
   std::vector<const char*> at_;  // each tile's panel
-  pool::Block panels_;
+  Block panels_;
   std::vector<uint32_t> sums_;  // of each line
   mutable std::atomic<int64_t> next_{0};
   bool finite_;
