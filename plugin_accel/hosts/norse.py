@@ -13,16 +13,17 @@ import norse.torch as nt
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.hosts import norse_call
+from plugin_accel.hosts import fallbacks, norse_call
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_products as nq
 from plugin_accel.hosts import norse_recurrent as nr
-from plugin_accel.hosts.norse_call import call, refused
+from plugin_accel.hosts.fallbacks import refused
+from plugin_accel.hosts.norse_call import call
 from plugin_accel.hosts.norse_step import quick_step
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
-last_fallback = norse_call.last_fallback
+last_fallback = fallbacks.last_fallback
 emits_spikes = nf.emits_spikes
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +24,6 @@ from plugin_accel.surrogates import Surrogate
 FP32, FP64 = torch.float32, torch.float64
 FEW = 1 << 14
 """Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
-_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def last_fallback(module: nn.Module) -> str | None:
-    """Why the last call of a converted layer that could not be accelerated ran Norse's own forward."""
-    return _fallbacks.get(module)
-
-
-def refused(layer: nn.Module, why: Refused) -> None:
-    """Notes why Norse's own forward runs."""
-    if not torch.compiler.is_compiling():
-        _fallbacks[layer] = str(why)
 
 
 @lru_cache(maxsize=1024)

@@ -16,8 +16,9 @@ from torch.nn.functional import linear, relu
 from plugin_accel.hosts import norse_call
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_recurrent as nr
+from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.inputs import check_input, is_autocast
-from plugin_accel.hosts.norse_call import call, refused
+from plugin_accel.hosts.norse_call import call
 from plugin_accel.hosts.norse_step import quick_step
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons import Result

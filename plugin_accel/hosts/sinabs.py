@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import sinabs.layers as sl
 import torch
 from sinabs.layers import SqueezeMixin, alif
 from torch import Tensor, nn
 
-from plugin_accel.hosts import sinabs_options, sinabs_sequence
+from plugin_accel.hosts import fallbacks, sinabs_options, sinabs_sequence
+from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_call import (
     alif_call,
@@ -28,19 +28,7 @@ from plugin_accel.hosts.sinabs_quick import quick_call
 from plugin_accel.hosts.sinabs_recurrent import late_recordings, recurrent, state_shape_of
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF
 
-_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def last_fallback(module: nn.Module) -> str | None:
-    """Why the last call of a converted layer that could not be accelerated ran sinabs's own forward."""
-    return _fallbacks.get(module)
-
-
-def _refused(layer: nn.Module, why: Refused) -> None:
-    if not torch.compiler.is_compiling():
-        _fallbacks[layer] = str(why)
-
-
+last_fallback = fallbacks.last_fallback
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # torch >= 2.7
 
 
@@ -81,7 +69,7 @@ class LIF(sl.LIF):
             shape_states(self, state_shape)
             states = own_states(self, call)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
         record = self.record_states
         result = call.run(input_data, states, record=record)
@@ -121,7 +109,7 @@ class LIFRecurrent(sl.LIFRecurrent):
         try:
             out, last, recorded = recurrent(self, input_data, lif_call)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
         attributes = {"recordings": late_recordings(recorded, last), "firing_rate": out.sum() / out.numel()}
         _assign(self, last, **attributes, **({} if "i_syn" in last else {"i_syn": None}))
@@ -147,7 +135,7 @@ class ALIF(sl.ALIF):
             shape_states_or_zero(self, state_shape)
             states = own_states(self, call)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
         b_dtype = self.b.dtype
         result = call.run(input_data, states, keep=record, record=record)
@@ -178,7 +166,7 @@ class ALIFRecurrent(sl.ALIFRecurrent):
         try:
             out, last, recorded = recurrent(self, input_data, alif_call)
         except Refused as why:
-            _refused(self, why)
+            refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
         b = last["b"].to(self.b.dtype)
         made = late_recordings(recorded, last)

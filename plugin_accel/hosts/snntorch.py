@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel.hosts import snntorch_layers as sl
+from plugin_accel.hosts.fallbacks import last_fallback, refused
 from plugin_accel.hosts.sequences import Refused, SequenceResult
-from plugin_accel.hosts.snntorch_call import Form, call, last_fallback, refused
+from plugin_accel.hosts.snntorch_call import Form, call
 from plugin_accel.hosts.snntorch_params import BETA, BETA_AND_ALPHA, alpha_beta_tau, beta, beta_and_alpha, lapicque
 from plugin_accel.hosts.snntorch_probe import differs
 from plugin_accel.hosts.snntorch_recurrent import recurrent_call, recurrent_sequence

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._C import _len_torch_dispatch_stack
 
 from plugin_accel import backends
@@ -69,20 +68,6 @@ class Form:
         options = self.options(layer)
         differs = None if options.delay or options.reasons else so.mechanism_differs(layer)
         return options.reasons if differs is None else (*options.reasons, differs)
-
-
-_fallbacks: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-
-
-def last_fallback(module: nn.Module) -> str | None:
-    """Why the last call of a converted layer that could not be accelerated ran snnTorch's own forward."""
-    return _fallbacks.get(module)
-
-
-def refused(layer: nn.Module, why: Refused) -> None:
-    """Notes why a call is left to snnTorch's own forward."""
-    if not torch.compiler.is_compiling():
-        _fallbacks[layer] = str(why)
 
 
 class Stepped(NamedTuple):

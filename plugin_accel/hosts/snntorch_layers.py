@@ -16,9 +16,10 @@ from torch._C import _len_torch_dispatch_stack
 
 from plugin_accel import backends
 from plugin_accel.hosts import snntorch_options as so
+from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
-from plugin_accel.hosts.snntorch_call import FP32, as_param, refused
+from plugin_accel.hosts.snntorch_call import FP32, as_param
 from plugin_accel.neurons import SNNTORCH_LEAKY, SNNTORCH_PARALLEL, Neuron, Result, run_unchecked
 
 
