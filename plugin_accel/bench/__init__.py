@@ -28,9 +28,9 @@ It writes ``<host>-cpu.json`` and ``<host>-cpu.png``. The JSON file, times in se
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -68,16 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
 
-    from plugin_accel.bench import measure
+    from plugin_accel.bench import measure, output
     from plugin_accel.bench.render import markdown, print_tables
 
     workloads = measure.select(options.host, options.only, options.quick)
-    if options.list:
-        print("\n".join(workload.name for workload in workloads))
-        return 0
-    if not workloads:
-        print(f"bench: expected --only to match a workload, got {options.only!r}; --list names them", file=sys.stderr)
-        return 1
+    if (code := output.told(options, workloads)) is not None:
+        return code
     try:
         results = measure.run(
             options.host, workloads, options.rounds, options.threads, options.quick, not options.no_probes
@@ -86,20 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print_tables(results)
-    options.out.mkdir(parents=True, exist_ok=True)
-    target = options.out / f"{options.host}-cpu.json"
-    target.write_text(json.dumps(results, indent=1) + "\n")
-    written = [target]
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown(results))
-        written.append(options.markdown)
-    if not options.no_figure:
-        from plugin_accel.bench.figure import draw
-
-        written.append(target.with_suffix(".png"))
-        draw(results, written[-1])
-    print("Written:", *written)
+    draw = None if options.no_figure else import_module("plugin_accel.bench.figure").draw
+    output.write(options, options.host, results, lambda: markdown(results), draw)
     return 0
 
 
@@ -108,7 +92,7 @@ def _fusion(options: argparse.Namespace) -> int:
     if find_spec("snntorch") is None:
         print("bench: expected snntorch to be installed; pip install 'plugin-accel[snntorch]'", file=sys.stderr)
         return 1
-    from plugin_accel.bench import fusion, render
+    from plugin_accel.bench import fusion, output, render
     from plugin_accel.conversion.tables import table
 
     try:
@@ -118,13 +102,7 @@ def _fusion(options: argparse.Namespace) -> int:
         return 1
     rows = fusion.rows(results)
     print("\n".join(table(list(rows))))
-    options.out.mkdir(parents=True, exist_ok=True)
-    target = options.out / "fusion-cpu.json"
-    target.write_text(json.dumps(results, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(render.pipe_table(rows))
-    print("Written:", target)
+    output.write(options, "fusion", results, lambda: render.pipe_table(rows))
     return 0
 
 

@@ -20,18 +20,17 @@ dense step, and EGRU in plain torch. Before it is timed, the `cpu` backend must 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plugin_accel import use_backend
-from plugin_accel.bench import environment
+from plugin_accel.bench import environment, output
+from plugin_accel.bench.render import sections
 from plugin_accel.bench.timing import Stats, Timed, interleave
 from plugin_accel.conversion.reporting import table
 from plugin_accel.layers import EGRU, EGRUState
@@ -257,31 +256,16 @@ def markdown(results: dict[str, Any]) -> str:
         f"{results['kept']:.2f} floats per unit and step.",
         "",
     ]
-    for title, rows in tables(results):
-        lines += [f"### {title}", "", "| " + " | ".join(rows[0]) + " |"]
-        lines += ["| " + " | ".join(["---"] + ["---:"] * (len(rows[0]) - 1)) + " |"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows[1:]] + [""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *sections(tables(results))])
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the suite with the options of ``plugin-accel bench``."""
-    patterns = options.only.split(",") if options.only else ["*"]
-    cases = [c for c in CASES if any(fnmatchcase(c.name, p) for p in patterns)]
-    if options.list:
-        print("\n".join(c.name for c in cases))
-        return 0
-    if not cases:
-        print(f"bench: expected --only to match a workload, got {options.only!r}; --list names them", file=sys.stderr)
-        return 1
+    cases = output.chosen(options, CASES)
+    if (code := output.told(options, cases)) is not None:
+        return code
     results = measure(cases, 2 if options.quick else options.rounds, options.threads, options.quick)
     for title, rows in tables(results):
         print("\n".join(["", title, *table(rows)]))
-    options.out.mkdir(parents=True, exist_ok=True)
-    target = options.out / "egru-cpu.json"
-    target.write_text(json.dumps(results, indent=1) + "\n")
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown(results))
-    print("Written:", target)
+    output.write(options, "egru", results, lambda: markdown(results))
     return 0

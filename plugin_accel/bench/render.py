@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -161,10 +161,12 @@ def _print_rich(found: Sequence[Table]) -> None:
 def markdown(results: dict[str, Any]) -> str:
     """The tables as Markdown, to be included in the documentation."""
     lines = ["<!-- Written by `plugin-accel bench --markdown`; do not edit. -->", "", summary(results), ""]
-    for title, rows in tables(results):
-        lines += [f"### {title}", "", _pipes(rows[0]), _pipes(["---"] + ["---:"] * (len(rows[0]) - 1))]
-        lines += [*map(_pipes, rows[1:]), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *sections(tables(results))])
+
+
+def sections(tables: Iterable[tuple[str, Sequence[tuple[str, ...]]]]) -> list[str]:
+    """Tables under their titles, as Markdown."""
+    return [part for title, rows in tables for part in (f"### {title}", "", pipe_table(rows))]
 
 
 def pipe_table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -18,18 +18,18 @@ whole step, with weights that have changed since the last one. Before it is time
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.bench import environment
+from plugin_accel.bench import environment, output
+from plugin_accel.bench.render import sections
 from plugin_accel.bench.timing import Stats, Timed, interleave
 from plugin_accel.conversion.reporting import table
 from plugin_accel.layers import SpikeLinear, spike_choice
@@ -254,41 +254,20 @@ def markdown(results: dict[str, Any]) -> str:
         f"{e['date']}. Medians of {LINEAR} / {SPIKES}; goals: those of the shape, else {LEAST:g}x.",
         "",
     ]
-    for title, rows in tables(results):
-        lines += [f"### {title}", "", "| " + " | ".join(rows[0]) + " |"]
-        lines += ["| " + " | ".join(["---"] + ["---:"] * (len(rows[0]) - 1)) + " |"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows[1:]] + [""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *sections(tables(results))])
 
 
 def main(options: argparse.Namespace) -> int:
     """Run the suite with the options of ``plugin-accel bench``."""
-    patterns = options.only.split(",") if options.only else ["*"]
-    sweeps = [s for s in SWEEPS if any(fnmatchcase(s.name, p) for p in patterns)]
-    if options.list:
-        print("\n".join(s.name for s in sweeps))
-        return 0
-    if not sweeps:
-        print(f"bench: expected --only to match a workload, got {options.only!r}; --list names them", file=sys.stderr)
-        return 1
+    sweeps = output.chosen(options, SWEEPS)
+    if (code := output.told(options, sweeps)) is not None:
+        return code
     if not options.no_figure and find_spec("matplotlib") is None:
         print("bench: expected matplotlib to be installed; pip install matplotlib or pass --no-figure", file=sys.stderr)
         return 1
     results = measure(sweeps, 2 if options.quick else options.rounds, options.threads, options.quick)
     for title, rows in tables(results):
         print("\n".join(["", title, *table(rows)]))
-    options.out.mkdir(parents=True, exist_ok=True)
-    target = options.out / "sparse-cpu.json"
-    target.write_text(json.dumps(results, indent=1) + "\n")
-    written = [target]
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(markdown(results))
-        written.append(options.markdown)
-    if not options.no_figure:
-        from plugin_accel.bench.sparse_figure import draw
-
-        written.append(target.with_suffix(".png"))
-        draw(results, written[-1])
-    print("Written:", *written)
+    draw = None if options.no_figure else import_module("plugin_accel.bench.sparse_figure").draw
+    output.write(options, "sparse", results, lambda: markdown(results), draw)
     return 0
