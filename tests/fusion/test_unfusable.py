@@ -155,13 +155,6 @@ class Numpy(Loop):
         return values[0], torch.from_numpy(values[1].detach().numpy() * 0.5), *values[2:]
 
 
-class NoGradInside(Loop):
-    def inside(self, t, values):
-        with torch.no_grad():
-            kept = values[1] * 0.5
-        return values[0], kept + values[1], *values[2:]
-
-
 class Mask(Loop):
     def inside(self, t, values):
         chosen = values[3][values[3] > 0.5]
@@ -189,7 +182,6 @@ UNFUSABLE: dict[str, tuple[type[nn.Module], str]] = {
     "a global counter": (GlobalCounter, "sets the global 'COUNT'"),
     "a log on the module": (Log, "changes .*log"),
     "through NumPy": (Numpy, "reads values|unknown origin|calls"),
-    "gradients switched off inside": (NoGradInside, "switches gradients"),
     "a boolean index": (Mask, "size depends on values"),
     "asks for the graph": (Backward, "reads values"),
 }

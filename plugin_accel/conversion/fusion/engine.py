@@ -105,7 +105,7 @@ class Engine:
             return None, leaves
         variants = self._variants.setdefault(key, [])
         for variant in variants:
-            if variant.guards is None or variant.guards.hold():
+            if variant.guards is None or variant.guards.hold(leaves):
                 return variant, leaves
         if len(variants) >= _MOST_VARIANTS:
             self.reason = "what the forward reads changes at each call"
@@ -134,7 +134,7 @@ class Engine:
         except Exception as error:
             guards, reason = None, reason or _told(error)
         if reason is None and variant.guards is not None:
-            if not variant.guards.hold():
+            if not variant.guards.hold(leaves):
                 reason = "changes what it reads itself"
             elif recorder.moved(held, variant.guards.identities()):
                 reason = "keeps tensors from one call to the next outside of modules"

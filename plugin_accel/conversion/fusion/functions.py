@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["DYNAMIC", "ELEMENTWISE", "FUNCTIONAL", "LIKE", "PER_SAMPLE", "QUESTIONS", "RESHAPES", "name_of", "plain"]
+__all__ = [
+    "CONSTANT",
+    "DYNAMIC",
+    "ELEMENTWISE",
+    "FUNCTIONAL",
+    "LIKE",
+    "PER_SAMPLE",
+    "QUESTIONS",
+    "RESHAPES",
+    "name_of",
+    "plain",
+]
 
 # They tell what `Meta` holds, or what cannot change while the signature is the same.
 QUESTIONS = frozenset(
@@ -72,6 +83,9 @@ FUNCTIONAL: dict[str, Callable[..., Tensor]] = {
 DYNAMIC = frozenset(
     ["nonzero", "masked_select", "unique", "unique_consecutive", "argwhere", "bincount", "repeat_interleave"]
 )
+
+# What they make is known from their arguments alone.
+CONSTANT = frozenset(["zeros", "ones", "full", "eye", "arange", "linspace", "logspace", "scalar_tensor", "tensor"])
 
 # Of the tensor, only its description matters.
 LIKE = frozenset(

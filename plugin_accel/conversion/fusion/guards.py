@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.conversion.fusion.places import Cell, Place, tensors_in
 from plugin_accel.conversion.fusion.program import Unfusable, meta_of
 
-__all__ = ["ENGINE", "SIMPLE", "Cell", "RUNNER", "Guards", "Place", "cell_content", "is_foreign", "tensors_in"]
+__all__ = ["ENGINE", "RUNNER", "SIMPLE", "Guards", "is_foreign"]
 
 # Where a module keeps what runs its forward fused; neither is part of what the forward reads.
 ENGINE = "_plugin_accel_fusion"
@@ -32,33 +33,10 @@ _FICKLE = ("random", "numpy.random", "time", "secrets", "uuid", "datetime")
 _LIMIT = 5000
 
 
-class Place(NamedTuple):
-    """Where a tensor that a forward uses comes from: a leaf of the arguments, or an entry of a dict or list."""
-
-    holder: Any
-    key: Any
-
-    def read(self, arguments: list[Any]) -> Tensor:
-        """The tensor that is there now."""
-        tensor: Tensor = arguments[self.key] if self.holder is None else self.holder[self.key]
-        return tensor
-
-
 def is_foreign(module_name: str) -> bool:
     """Whether this is the code of a library whose workings are not part of what a user's forward decides by."""
     top = module_name.partition(".")[0]
     return top in ("torch", "plugin_accel", "builtins") or top in sys.stdlib_module_names
-
-
-def tensors_in(value: Any, depth: int = 3) -> Iterable[tuple[Any, Any, Tensor]]:
-    """(holder, key, tensor) for the tensors in a list, tuple or dict."""
-    if depth == 0 or not isinstance(value, (list, tuple, dict)):
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(item, Tensor):
-            yield value, key, item
-        else:
-            yield from tensors_in(item, depth - 1)
 
 
 def _fingerprint(value: Any, budget: list[int]) -> Any:
@@ -117,11 +95,12 @@ class Guards:
         self._deep: list[tuple[Any, Any, Any]] = []  # (dict, key, fingerprint)
         self._types: list[tuple[Any, type]] = []
         self._sizes: list[tuple[Any, int]] = []
+        self._alike: list[list[Place]] = []
 
     def _is_foreign(self, name: str) -> bool:
         return is_foreign(name) or self._is_host(name)
 
-    def hold(self) -> bool:
+    def hold(self, arguments: list[Any]) -> bool:
         """Whether everything is as it was."""
         for holder, key, value in self._same:
             now = holder.get(key, _MISSING)
@@ -143,16 +122,25 @@ class Guards:
             if not same or now.device != device:
                 return False
         try:
-            return all(_fingerprint(holder.get(key), [_LIMIT]) == print_ for holder, key, print_ in self._deep)
-        except Unfusable:
+            if any(_fingerprint(holder.get(key), [_LIMIT]) != print_ for holder, key, print_ in self._deep):
+                return False
+            return all(place.read(arguments) is first.read(arguments) for first, *rest in self._alike for place in rest)
+        except (Unfusable, LookupError, TypeError):
             return False
 
     def identities(self) -> list[int]:
         """Which tensors are in the watched places now; a forward that puts others there has a side effect."""
         found = [id(holder.get(key)) for holder, key, _ in self._tensors]
         for holder, key, _ in self._deep:
-            found += [id(tensor) for _, _, tensor in tensors_in(holder.get(key))]
+            found += [id(tensor) for _, tensor in tensors_in(holder.get(key))]
         return found
+
+    def add_alike(self, places: list[Place]) -> None:
+        """Watches places that hold one tensor: a program that takes it from the first of them takes it for all."""
+        first, *others = places
+        seen = [p for p in others if p.holder is None or p.registered or self._everything or p.key in self._names]
+        if seen:
+            self._alike.append([first, *seen])
 
     def add_code(self, code: CodeType, namespace: dict[str, Any]) -> None:
         """Watches the globals that ``code`` mentions."""
@@ -269,25 +257,3 @@ class Guards:
             self._same.append((values["_modules"], name, child))
             if child is not None:
                 self.add_object(child)
-
-
-def cell_content(cell: Any) -> Any:
-    """What a closure's cell holds, ``None`` if it is empty."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
-class Cell:
-    """A closure's cell that is read like a dict of one entry."""
-
-    def __init__(self, cell: Any) -> None:
-        self._cell = cell
-
-    def get(self, _key: Any, _default: Any = None) -> Any:
-        """What it holds."""
-        return cell_content(self._cell)
-
-    def __getitem__(self, _key: Any) -> Any:
-        return self._cell.cell_contents

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
 
-from plugin_accel.conversion.fusion.guards import ENGINE, RUNNER, Place, tensors_in
-from plugin_accel.conversion.fusion.program import Unfusable
+from plugin_accel.conversion.fusion.guards import ENGINE, RUNNER, SIMPLE
+from plugin_accel.conversion.fusion.places import Place, containers, tensors_in
+from plugin_accel.conversion.fusion.program import Unfusable, flatten
 
 __all__ = ["Holdings"]
 
@@ -22,15 +24,20 @@ class Holdings:
     def __init__(self) -> None:
         self.modules: dict[int, nn.Module] = {}
         self.objects: list[Any] = []
-        self._places: dict[int, tuple[Tensor, Place]] = {}  # with the tensor, so that no other can get its id
+        self._places: dict[int, tuple[Tensor, list[Place]]] = {}  # with the tensor, so that no other can get its id
         self._names: dict[int, str] = {}
         self._states: dict[int, dict[str, Tensor | None]] = {}
         self._before: dict[int, _Snapshot] = {}
 
     def place(self, tensor: Tensor) -> Place | None:
         """Where a tensor was when the forward began."""
+        known = self.places(tensor)
+        return known[0] if known else None
+
+    def places(self, tensor: Tensor) -> list[Place]:
+        """All places where a tensor was: arguments first, then parameters and buffers, then what anybody may change."""
         known = self._places.get(id(tensor))
-        return None if known is None else known[1]
+        return [] if known is None else sorted(known[1], key=lambda p: (p.holder is not None, not p.registered))
 
     def name(self, module: nn.Module) -> str:
         """The qualified name of a module, or its class if it has none."""
@@ -42,13 +49,14 @@ class Holdings:
 
     def put(self, tensor: Tensor, place: Place) -> None:
         """Notes where a tensor is."""
-        self._places.setdefault(id(tensor), (tensor, place))
+        self._places.setdefault(id(tensor), (tensor, []))[1].append(place)
 
     def add_object(self, value: Any) -> None:
         """An argument that is no tensor, such as the ``self`` of a plain class."""
         self.objects.append(value)
-        for holder, key, tensor in tensors_in(getattr(value, "__dict__", None)):
-            self.put(tensor, Place(holder, key))
+        values = getattr(value, "__dict__", None)
+        for (key, *path), tensor in tensors_in(values):
+            self.put(tensor, Place(values, key, tuple(path)))
 
     def add_module(self, root: nn.Module, prefix: str) -> None:
         """A module with all that it contains."""
@@ -63,13 +71,13 @@ class Holdings:
             for registry in ("_parameters", "_buffers"):
                 for key, tensor in values[registry].items():
                     if tensor is not None:
-                        self.put(tensor, Place(values[registry], key))
+                        self.put(tensor, Place(values[registry], key, registered=True))
             for key, value in values.items():
                 if isinstance(value, Tensor):
                     self.put(value, Place(values, key))
                 elif key not in (*_REGISTRIES, ENGINE, RUNNER):
-                    for holder, place, tensor in tensors_in(value):
-                        self.put(tensor, Place(holder, place))
+                    for path, tensor in tensors_in(value):
+                        self.put(tensor, Place(values, key, path))
 
     def remember(self, module: nn.Module) -> None:
         """The states of a layer are its own doing as they are now."""
@@ -86,8 +94,8 @@ class Holdings:
         self.remember(module)
         return found
 
-    def changes(self, module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-        """The tensors that the forward put into a module: (dict, key, tensor).
+    def changes(self, module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Any]]:
+        """What the forward put into a module: (dict, key, a tensor, or new lists and dicts with tensors and constants).
 
         Raises:
             Unfusable: It changed something else.
@@ -101,10 +109,18 @@ class Holdings:
             if old is value and _same(old_content, content):
                 continue
             registry, entry = key
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) or (registry == "" and value is not old and self._is_new(value)):
                 yield (vars(module) if registry == "" else vars(module)[registry]), entry, value
             elif not (isinstance(value, (int, float, str, bool)) and type(old) is type(value) and old == value):
                 raise Unfusable(f"changes {name}.{entry}")
+
+    def _is_new(self, value: Any) -> bool:
+        """Whether these are lists and dicts that no module had, with nothing but tensors and constants in them."""
+        if not isinstance(value, (list, tuple, dict)):
+            return False
+        had = (containers(old) for before in self._before.values() for old, _ in before.values())
+        plain = all(isinstance(leaf, (Tensor, *SIMPLE)) for leaf in flatten(value)[0])
+        return plain and set(containers(value)).isdisjoint(chain.from_iterable(had))
 
 
 _ABSENT = object()

@@ -50,19 +50,19 @@ class Lowering(Values):
         self.saved = 0
         self._layers = layers
         self.outside = self._used_outside(program, groups)
+        self._grad = program.grad
         for group in groups:
             self._group(group)
-        self.outputs = [self._output(leaf) if type(leaf) is Ref else None for leaf in program.outputs]
-        self.constants = [None if type(leaf) is Ref else leaf for leaf in program.outputs]
-        self.refs = [leaf if type(leaf) is Ref else None for leaf in program.outputs]
-        self.spec = program.spec
-        self.effects = [(holder, name, self._output(ref)) for holder, name, ref in program.effects]
+        self.without_gradients = False
+        self.outputs = self._asked(program.outputs)
+        self.effects = [(effect, self._asked(effect.leaves)) for effect in program.effects]
         self.drops = self.last_uses()
 
     # -- groups -----------------------------------------------------------------------------------------------------
 
     def _group(self, group: Group) -> None:
         node = self.nodes[group.members[0]]
+        self._mode(node)
         if group.kind == "same":
             self._same_calls(group.members)
         elif group.kind == "chain" and len(group.members) > 1:
@@ -107,6 +107,9 @@ class Lowering(Values):
         self.saved += count - 1
         self.explain(node, count, 1, "all steps at once")
 
+    def _mode(self, node: Node) -> None:
+        self.without_gradients = self._grad and not node.grad and node.kind in ("op", "call")
+
     def call(self, node: Node) -> Callable[[Env], Any]:
         """Makes one call as the user made it."""
         if node.kind == "select":
@@ -117,6 +120,7 @@ class Lowering(Values):
 
     def _single(self, index: int) -> None:
         node = self.nodes[index]
+        self._mode(node)
         if node.kind == "input":
             self.inputs.append((self.define(Ref(index, 0)), node.target))
             return
@@ -130,7 +134,7 @@ class Lowering(Values):
 
             self.emit(put)
             return
-        if node.target in _STACKS and self._stack(index):
+        if node.target in _STACKS and not self.without_gradients and self._stack(index):
             return
         call = self.call(node)
         if node.result_spec is None or len(node.result) == 1:
@@ -195,15 +199,17 @@ class Lowering(Values):
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def _output(self, ref: Ref) -> One:
-        return self.one(ref, own=True)
+    def _asked(self, leaves: Sequence[Any]) -> list[One | None]:
+        """Gives what leaves the forward: tensors of its own; ``None`` where it is a constant."""
+        return [self.one(leaf, own=True) if type(leaf) is Ref else None for leaf in leaves]
 
     def _used_outside(self, program: Program, groups: Sequence[Group]) -> set[Ref]:
         """The tensors that are needed beyond the chain they come from."""
         chain = {
             member: g for g, group in enumerate(groups) if group.kind in ("chain", "sum") for member in group.members
         }
-        used = {leaf for leaf in program.outputs if type(leaf) is Ref} | {ref for _, _, ref in program.effects}
+        used = {leaf for leaf in program.outputs if type(leaf) is Ref}
+        used.update(ref for effect in program.effects for ref in effect.refs())
         for index, node in enumerate(program.nodes):
             for ref in node.refs():
                 if ref.node not in chain or chain.get(index) != chain[ref.node]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["autocast", "has_mask", "is_hooked", "random_state", "version", "writes"]
+__all__ = ["Unwatched", "autocast", "has_mask", "is_hooked", "random_state", "step_of", "version", "writes"]
 
 
 def version(tensor: Tensor) -> int:
@@ -59,3 +61,33 @@ def random_state() -> tuple[bytes, ...]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states += [torch.cuda.get_rng_state(device) for device in range(torch.cuda.device_count())]
     return tuple(ctypes.string_at(state.data_ptr(), state.numel()) for state in states)
+
+
+def step_of(index: Any, shape: Sequence[int]) -> tuple[int, int] | None:
+    """(dimension, step) if a subscript picks one step of one dimension and all of the others, else ``None``."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if sum(type(part) is int for part in parts) != 1:
+        return None
+    dim, found = 0, None
+    for part in parts:
+        if type(part) is int:
+            found = (dim, part % shape[dim])
+            dim += 1
+        elif part is Ellipsis:
+            dim += len(shape) - (len(parts) - 1)
+        elif isinstance(part, slice) and part == slice(None):
+            dim += 1
+        else:
+            return None
+    return found
+
+
+class Unwatched:
+    """A block whose Python code is ours, or is called as a whole."""
+
+    def __enter__(self) -> None:
+        self._before = sys.getprofile()
+        sys.setprofile(None)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self._before)

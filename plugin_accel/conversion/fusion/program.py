@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-__all__ = ["Meta", "Node", "Program", "Ref", "Unfusable", "called", "flatten", "frozen", "meta_of"]
+__all__ = ["Effect", "Meta", "Node", "Program", "Ref", "Unfusable", "called", "flatten", "frozen", "meta_of"]
 
 
 class Unfusable(Exception):
@@ -27,6 +27,19 @@ class Ref:
 
     node: int
     out: int
+
+
+class Effect(NamedTuple):
+    """An entry of a module that the forward set: ``holder[name]`` holds a tensor, or tensors in lists and dicts."""
+
+    holder: dict[str, Any]
+    name: str
+    leaves: tuple[Any, ...]
+    spec: TreeSpec
+
+    def refs(self) -> Iterator[Ref]:
+        """The tensors in it."""
+        return (leaf for leaf in self.leaves if type(leaf) is Ref)
 
 
 class Meta(NamedTuple):
@@ -61,7 +74,7 @@ class Node:
         kind: ``"input"``: a tensor from outside. ``"op"``: a torch function. ``"call"``: a layer with a state, as a
             whole. ``"host"``: a function of a host framework about its layers, such as a reset. ``"select"``: one
             step of a tensor. ``"set"``: an attribute of a module is given a tensor.
-        target: What is called; for an input, its :class:`~plugin_accel.conversion.fusion.guards.Place`.
+        target: What is called; for an input, its :class:`~plugin_accel.conversion.fusion.places.Place`.
         leaves: The flattened arguments: constants, and a :class:`Ref` for each tensor.
         spec: Their structure.
         metas: The tensors it gave, in the order of its flattened result.
@@ -122,20 +135,20 @@ class Program:
         nodes: The calls.
         outputs: The flattened return value, with a :class:`Ref` for each tensor.
         spec: Its structure.
-        effects: Attributes of modules that the forward set to tensors: (``__dict__``-like, name, value).
+        effects: What the forward put into modules.
         grad: Whether gradients were recorded when it was called.
     """
 
     nodes: list[Node] = field(default_factory=list)
     outputs: tuple[Any, ...] = ()
     spec: TreeSpec | None = None
-    effects: list[tuple[dict[str, Any], str, Ref]] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
     grad: bool = True
 
     def fingerprint(self) -> tuple[Any, ...]:
         """Two recordings of the same forward are the same program if, and only if, these are equal."""
         nodes = tuple((node.key, tuple(node.refs()), node.after) for node in self.nodes)
-        effects = tuple((id(holder), name, ref) for holder, name, ref in self.effects)
+        effects = tuple((id(e.holder), e.name, tuple(map(frozen, e.leaves)), str(e.spec)) for e in self.effects)
         return nodes, tuple(map(frozen, self.outputs)), str(self.spec), effects
 
 

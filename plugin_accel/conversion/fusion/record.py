@@ -6,7 +6,6 @@ replayed later (a value read into Python, an edit in place, an unknown tensor) e
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plugin_accel.conversion.fusion import functions
-from plugin_accel.conversion.fusion.guards import SIMPLE, Guards, Place
+from plugin_accel.conversion.fusion.guards import SIMPLE, Guards
 from plugin_accel.conversion.fusion.layers import Layers
-from plugin_accel.conversion.fusion.probes import has_mask, is_hooked, random_state, version, writes
-from plugin_accel.conversion.fusion.program import Unfusable, flatten
+from plugin_accel.conversion.fusion.places import Place, containers
+from plugin_accel.conversion.fusion.probes import Unwatched, has_mask, is_hooked, random_state, version, writes
+from plugin_accel.conversion.fusion.program import Effect, Unfusable, flatten
 from plugin_accel.conversion.fusion.watch import Watch
 from plugin_accel.conversion.fusion.writing import Writer
 
@@ -58,17 +58,8 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._recorder.paused or functions.name_of(func) in functions.QUESTIONS:
             return func(*args, **kwargs)
-        with self._recorder.unwatched():
+        with Unwatched():
             return self._recorder.function(func, args, kwargs)
-
-
-class _Unwatched:
-    def __enter__(self) -> None:
-        self._before = sys.getprofile()
-        sys.setprofile(None)
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(self._before)
 
 
 class Recorder(Writer):
@@ -144,6 +135,9 @@ class Recorder(Writer):
             guards.add_function(function)
         for value in (*self.held.modules.values(), *self.held.objects):
             guards.add_object(value)
+        for tensor, _ in self.inputs:
+            if self.held.place(tensor) is not None:
+                guards.add_alike(self.held.places(tensor))
         return guards
 
     def modules(self) -> list[nn.Module]:
@@ -152,7 +146,7 @@ class Recorder(Writer):
 
     def moved(self, before: list[int] | None, after: list[int]) -> bool:
         """Whether watched places hold other tensors now that no effect of the program put there."""
-        put = {id(holder.get(name)) for holder, name, _ in self.program.effects}
+        put = {id(leaf) for effect in self.program.effects for leaf in flatten(effect.holder.get(effect.name))[0]}
         return before is not None and any(a != b and b not in put for a, b in zip(before, after, strict=True))
 
     def refuse(self, reason: str) -> None:
@@ -188,13 +182,13 @@ class Recorder(Writer):
 
     def module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """A module is called."""
-        with self.unwatched():
+        with Unwatched():
             name, opaque = self._look_at(module)
         self.path.append(name)
         try:
             if not opaque:
                 return _original_call(module, *args, **kwargs)
-            with self.unwatched():
+            with Unwatched():
                 self._check_states(module)
                 self.begin("call", module, args, kwargs)
                 result = _original_call(module, *args, **kwargs)
@@ -216,10 +210,6 @@ class Recorder(Writer):
                 self.refuse(f"{name} has a hook and holds layers with a state")
             opaque = True
         return name, opaque and not self.paused
-
-    def unwatched(self) -> _Unwatched:
-        """A block whose Python code is ours, or is called as a whole."""
-        return _Unwatched()
 
     def begin(self, kind: str, target: Any, args: Any, kwargs: Any) -> None:
         """A call that is replayed as a whole begins."""
@@ -270,6 +260,10 @@ class Recorder(Writer):
                 raise Unfusable("edits a tensor that comes from outside in place")
         for module in list(self.held.modules.values()):
             self._effects(module)
+        out = list(containers(result))
+        kept = [found for e in self.program.effects for found in containers(e.holder[e.name])]
+        if len({*out, *kept}) < len({*out}) + len(kept):
+            raise Unfusable("keeps a list or dict in two places, or one that it returns")
         leaves, spec = flatten(result)
         for leaf in leaves:
             if not isinstance(leaf, (Tensor, int, float, str, bytes, bool, type(None), torch.dtype, torch.device)):
@@ -281,11 +275,12 @@ class Recorder(Writer):
         if id(module) in self._opaque or self._layers.is_opaque(module):
             self._check_states(module)
             return
-        for holder, name, tensor in self.held.changes(module):
-            ref = self.known.get(id(tensor))
-            if ref is None:
+        for holder, name, value in self.held.changes(module):
+            leaves, spec = flatten(value)
+            if any(isinstance(leaf, Tensor) and id(leaf) not in self.known for leaf in leaves):
                 raise Unfusable(f"puts a tensor of unknown origin into {self.held.name(module)}.{name}")
-            self.program.effects.append((holder, name, ref))
+            described = tuple(self.ref(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+            self.program.effects.append(Effect(holder, name, described, spec))
 
     def _find(self, tensor: Tensor) -> Place | None:
         return self._watch.find(tensor)

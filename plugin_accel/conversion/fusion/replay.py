@@ -37,7 +37,7 @@ class Replay:
         self._size = low.size
         self._inputs = low.inputs
         self._code = list(zip(low.code, low.drops, strict=True))
-        self._outputs = list(zip(low.outputs, low.constants, low.refs, strict=True))
+        self._leaves, self._outputs = program.outputs, low.outputs
         self._effects = low.effects
         self._spec = program.spec
         self._lines = low.lines
@@ -47,8 +47,8 @@ class Replay:
     def run(self, arguments: list[Any]) -> Any:
         """What the forward returns for these flattened arguments, with its effects."""
         env: list[Any] = [None] * self._size
-        for slot, (holder, key) in self._inputs:
-            env[slot] = arguments[key] if holder is None else holder[key]
+        for slot, place in self._inputs:
+            env[slot] = place.read(arguments)
         with ExitStack() as stack:
             for around in self._around:
                 stack.enter_context(around())
@@ -56,15 +56,18 @@ class Replay:
                 call(env)
                 for slot in drops:
                     env[slot] = None
-        effects = [(holder, name, get(env)) for holder, name, get in self._effects]
         made: dict[Any, Tensor] = {}
         memory: set[int] = set()
-        results = [
-            constant if get is None else made[ref] if ref in made else made.setdefault(ref, _apart(get(env), memory))
-            for get, constant, ref in self._outputs
-        ]
-        for holder, name, value in effects:
-            holder[name] = value
+
+        def value(leaf: Any, get: Any) -> Any:
+            if get is not None and leaf not in made:
+                made[leaf] = _apart(get(env), memory)
+            return leaf if get is None else made[leaf]
+
+        effects = [effect.spec.unflatten(map(value, effect.leaves, gets)) for effect, gets in self._effects]
+        results = list(map(value, self._leaves, self._outputs))
+        for (effect, _), put in zip(self._effects, effects, strict=True):
+            effect.holder[effect.name] = put
         assert self._spec is not None
         return self._spec.unflatten(results)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plugin_accel.conversion.fusion import functions
+from plugin_accel.conversion.fusion.probes import step_of
 from plugin_accel.conversion.fusion.program import Meta, Node, Program, Ref, flatten
 
 __all__ = ["rewrite"]
@@ -59,7 +60,10 @@ def rewrite(program: Program) -> Program:
             node.result = tuple(Ref(len(nodes) - 1, out) for out in range(len(node.metas)))
         return Ref(len(nodes) - 1, 0)
 
+    unused = _unused(program)
     for index, old in enumerate(program.nodes):
+        if index in unused:
+            continue
         leaves = tuple(map(there, old.leaves))
         picked = _selection(old, program)
         if picked is not None:
@@ -94,8 +98,21 @@ def rewrite(program: Program) -> Program:
         if old.kind == "select":
             nodes[-1].key = ("select", leaves[0], old.target[0])
     result.outputs = tuple(map(there, program.outputs))
-    result.effects = [(holder, name, moved[ref]) for holder, name, ref in program.effects]
+    result.effects = [effect._replace(leaves=tuple(map(there, effect.leaves))) for effect in program.effects]
     return result
+
+
+def _unused(program: Program) -> set[int]:
+    """Constants that nothing takes, such as the memory that a loop has filled step by step."""
+    taken = {leaf.node for leaf in program.outputs if type(leaf) is Ref}
+    taken.update(ref.node for effect in program.effects for ref in effect.refs())
+    taken.update(ref.node for node in program.nodes for ref in node.refs())
+    made = functions.CONSTANT | functions.LIKE | {"empty"}
+    return {
+        index
+        for index, node in enumerate(program.nodes)
+        if node.kind == "op" and not node.random and index not in taken and functions.plain(node.target) in made
+    }
 
 
 def _without_data(old: Node, target: Any) -> Node:
@@ -113,6 +130,8 @@ def _selection(node: Node, program: Program) -> list[tuple[int, int]] | None:
     """(dimension, index) of each tensor that the node gives, if each is one step of the node's first operand."""
     if node.kind != "op" or not node.leaves or type(node.leaves[0]) is not Ref or sum(1 for _ in node.refs()) != 1:
         return None
+    if node.grad is not program.grad:
+        return None  # a step of a tensor, but without its gradient
     name = functions.plain(node.target)
     if name not in ("getitem", "select", "unbind"):
         return None
@@ -127,19 +146,5 @@ def _selection(node: Node, program: Program) -> list[tuple[int, int]] | None:
             return None
         dim = args[1] % len(meta.shape)
         return [(dim, args[2] % meta.shape[dim])]
-    index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    if sum(type(part) is int for part in index) != 1:
-        return None
-    dim = 0
-    found = None
-    for part in index:
-        if type(part) is int:
-            found = (dim, part % meta.shape[dim])
-            dim += 1
-        elif part is Ellipsis:
-            dim += len(meta.shape) - (len(index) - 1)
-        elif isinstance(part, slice) and part == slice(None):
-            dim += 1
-        else:
-            return None
+    found = step_of(args[1], meta.shape)
     return None if found is None else [found]

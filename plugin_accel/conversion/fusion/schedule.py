@@ -160,6 +160,8 @@ def _chains(nodes: list[Node]) -> dict[int, int]:
 def _follows(nodes: list[Node], previous: int, index: int) -> bool:
     earlier, node = nodes[previous], nodes[index]
     refs = list(node.refs())
+    if earlier.grad is not node.grad:
+        return False
     if earlier.metas != node.metas and [m[:3] for m in earlier.metas] != [m[:3] for m in node.metas]:
         return False
     if not refs or not list(earlier.refs()):

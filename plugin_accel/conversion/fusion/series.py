@@ -20,7 +20,7 @@ class Series:
         owned: Whether the memory was made by the fused forward and is not an input's.
     """
 
-    __slots__ = ("_asked", "_items", "_last", "_stacked", "owned")
+    __slots__ = ("_asked", "_grad", "_items", "_last", "_stacked", "owned")
 
     def __init__(
         self,
@@ -32,12 +32,14 @@ class Series:
         self._stacked, self._items, self._last = stacked, items, last
         self.owned = owned
         self._asked = 0
+        self._grad = torch.is_grad_enabled()  # readers without gradients must not leave others without them
 
     def whole(self) -> Tensor:
         """All steps, ``[T, ...]``."""
         if self._stacked is None:
             assert self._items is not None
-            self._stacked = torch.stack(list(self._items))
+            with torch.set_grad_enabled(self._grad):
+                self._stacked = torch.stack(list(self._items))
             self.owned = True
         return self._stacked
 
@@ -56,7 +58,8 @@ class Series:
         if self._asked <= 2:
             return self._stacked.select(0, step)
         # The backward of many single steps would each make a tensor of the whole size.
-        self._items = self._stacked.unbind(0)
+        with torch.set_grad_enabled(self._grad):
+            self._items = self._stacked.unbind(0)
         return self._items[step]
 
     def own(self, step: int) -> Tensor:

@@ -34,6 +34,8 @@ def running_sums(nodes: list[Node]) -> dict[int, int]:
         if not all(_alike(nodes, ref, Ref(index, 0)) for ref in refs):
             continue
         for total, addend in (refs, refs[::-1]) if len(refs) == 2 else ():
+            if nodes[total.node].grad is not node.grad:
+                continue
             if any(_follows(nodes, before, addend) for before in addends.get(total.node, ())):
                 first[index], addends[index] = first[total.node], [addend]
                 del addends[total.node]  # it goes on from there once

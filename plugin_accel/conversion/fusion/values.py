@@ -26,6 +26,7 @@ class Values:
         code: The calls.
         size: The number of places.
         slots: The places of single tensors.
+        without_gradients: Whether the calls that are being added recorded no gradients, unlike the forward around them.
     """
 
     def __init__(self, nodes: list[Node]) -> None:
@@ -36,6 +37,7 @@ class Values:
         self.slots: dict[Ref, int] = {}
         self._series: dict[Any, tuple[int, int]] = {}  # source: (slot, steps)
         self._piece: dict[Ref, tuple[Any, int]] = {}
+        self.without_gradients = False
         self._reads: dict[int, int] = {}
         self._pending: set[int] = set()
 
@@ -50,7 +52,7 @@ class Values:
         for slot in self._pending:
             self._reads[slot] = len(self.code)
         self._pending = set()
-        self.code.append(call)
+        self.code.append(torch.no_grad()(call) if self.without_gradients else call)
 
     def define(self, ref: Ref) -> int:
         """A place for one tensor."""
@@ -91,8 +93,9 @@ class Values:
             def split(env: Env) -> None:
                 env[slot] = Series(value(env).movedim(dim, 0), owned=False)
 
+            without, self.without_gradients = self.without_gradients, False  # others read it too
             self.emit(split)
-            self._pending = waiting
+            self._pending, self.without_gradients = waiting, without
         return self._series[source]
 
     def one(self, ref: Ref, own: bool = False) -> One:

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from plugin_accel.conversion.fusion.guards import Cell, Place, cell_content, is_foreign
+from plugin_accel.conversion.fusion.guards import is_foreign
+from plugin_accel.conversion.fusion.places import Cell, Place, cell_content
 
 __all__ = ["Watch"]
 
