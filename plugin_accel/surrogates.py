@@ -7,7 +7,8 @@ kernel as a tensor: slower, never approximated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,21 @@ SurrogateFn = Callable[[Tensor, Tensor], Tensor]
 """`f(v, threshold) -> d spike / d v`, with v the membrane before the reset."""
 
 MAX_PARAMS = 5
+
+
+@contextmanager
+def trial() -> Iterator[None]:
+    """A block that tries out a callable by autograd, apart from whatever the user's call is part of.
+
+    `torch.utils.checkpoint` counts the tensors that are saved in a forward, and what is tried out once and remembered
+    is missing from the forward that it repeats.
+    """
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor),
+    ):
+        yield
 
 
 def _gaussian(d: Tensor, mu: float, sigma: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from norse.torch.functional.threshold import threshold
 from torch import Tensor
 
-from plugin_accel.surrogates import Surrogate
+from plugin_accel.surrogates import Surrogate, trial
 
 NO_GRADIENT = Surrogate("constant", (0.0,))
 """Of the method "heaviside": the spikes have no gradient at all."""
@@ -36,7 +36,7 @@ def surrogate(method: str, alpha: float) -> Surrogate | None:
     """
     if method == "heaviside":
         return NO_GRADIENT
-    with torch.inference_mode(False), torch.enable_grad():
+    with trial():
         z = torch.tensor([-1.5, -0.4, -0.01, 0.0, 0.01, 0.4, 1.2, 2.5], device="cpu", requires_grad=True)
         for candidate in _candidates(method, alpha):
             spikes = threshold(z, method, torch.as_tensor(alpha, device="cpu"))

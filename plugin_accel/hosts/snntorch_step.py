@@ -168,8 +168,9 @@ def _anew(form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tu
         state = own["_buffers"].get(form.states[i]) if argument is None else argument
         if type(state) is not Tensor or not state.is_cpu:
             return None
-        states.append(state if state.shape == x.shape else None)
-    there = [x, *[s for s in states if s is not None]]
+        # As the host does: what is kept for backward must not depend on whether this is the layer's first call.
+        states.append(state if state.shape == x.shape else torch.zeros_like(x, requires_grad=False))
+    there = [x, *states]
     learning = alike(there, [x.shape] * len(there), True)
     return None if learning is None else (states, params, learned, bool(learning))
 

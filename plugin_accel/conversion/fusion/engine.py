@@ -11,6 +11,7 @@ from torch._C import _get_tracing_state, _len_torch_dispatch_stack, _len_torch_f
 
 from plugin_accel.conversion.fusion.guards import Guards
 from plugin_accel.conversion.fusion.layers import Layers
+from plugin_accel.conversion.fusion.probes import is_checkpointed
 from plugin_accel.conversion.fusion.program import Unfusable, flatten, frozen
 from plugin_accel.conversion.fusion.record import Recorder
 from plugin_accel.conversion.fusion.replay import Replay
@@ -74,6 +75,9 @@ class Engine:
         self.calls += 1
         variant, leaves = self.ready(args, kwargs, roots)
         if variant is None:
+            return function(*args, **kwargs)
+        if not variant.proven and is_checkpointed():
+            self.reason = "activation checkpointing: call it three times without, and it runs fused with it too"
             return function(*args, **kwargs)
         if variant.replay is not None:
             self.reason = None

@@ -250,8 +250,11 @@ class Recorder(Writer):
 
     def _check_states(self, module: nn.Module) -> None:
         """Someone may have put other states into a layer since it ran last."""
-        for key, tensor in self.held.new_states(module):
-            self.set(module._buffers, key, tensor, module)
+        try:
+            for key, tensor in self.held.new_states(module):
+                self.set(module._buffers, key, tensor, module)
+        except Unfusable as why:
+            self.refuse(str(why))
 
     def _finish(self, result: Any) -> None:
         self._check_random()
