@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -237,3 +238,25 @@ def test_what_the_garbage_collector_calls_is_no_part_of_a_forward() -> None:
     assert gc.isenabled()
     assert engine is not None
     assert engine.reason is None
+
+
+def test_a_default_device_is_no_mode() -> None:
+    """`with torch.device(...)` and `torch.set_default_device` are modes of torch, but harmless ones."""
+    theirs, mine = grid(Layers()), grid(Layers())
+
+    def forward(net: Any, x: Any) -> Any:
+        mem1, mem2 = net.lif1.init_leaky(), net.lif2.init_leaky()
+        total = torch.zeros(B, 4)
+        for _ in range(3):
+            spk1, mem1 = net.lif1(net.fc1(x), mem1)
+            spk2, mem2 = net.lif2(net.fc2(spk1), mem2)
+            total = total + spk2
+        return total
+
+    fast = plugin_accel.fused(forward)
+    plugin_accel.convert(mine)
+    for call in range(8):
+        x = torch.rand(B, N) * 4
+        with torch.device("cpu") if call < 4 else contextlib.nullcontext():
+            assert torch.equal(fast(mine, x), forward(theirs, x))
+        assert (fast.fusion.reason is None) == (call % 4 >= 1), (call, fast.fusion.reason)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 
+from plugin_accel import modes
 from plugin_accel.conversion.fusion.guards import Guards
 from plugin_accel.conversion.fusion.layers import Layers
 from plugin_accel.conversion.fusion.probes import is_checkpointed
@@ -205,7 +206,7 @@ class Engine:
     def _unable(self) -> str | None:
         if torch.compiler.is_compiling() or _get_tracing_state() is not None:
             return "torch traces or compiles the call"
-        if _len_torch_dispatch_stack() or _len_torch_function_stack():
+        if _len_torch_dispatch_stack() or modes.has_function_mode():
             return "a torch mode is active"
         if torch.nn.modules.module._has_any_global_hook():
             return "torch has global module hooks"
@@ -228,7 +229,8 @@ class Engine:
         dtypes = (torch.get_autocast_dtype("cpu"), torch.get_autocast_dtype("cuda")) if any(amp) else None
         # A shallow copy, such as a replica of DataParallel, shares the engine but not the weights.
         owners = tuple(map(id, roots))
-        return owners, tuple(parts), spec, torch.is_grad_enabled(), amp, dtypes, torch.get_default_dtype()
+        defaults = torch.get_default_dtype(), modes.default_devices()
+        return owners, tuple(parts), spec, torch.is_grad_enabled(), amp, dtypes, defaults
 
 
 def _told(error: Exception) -> str:
