@@ -63,7 +63,16 @@ def conv_forward(sizes: tuple[int, ...], *arguments: int) -> bool: ...
 def conv_backward(sizes: tuple[int, ...], *arguments: int) -> None: ...
 def sparse_sample(fp64: bool, x: int, rows: int, inputs: int, ld: int, wanted: int) -> tuple[int, int, bool]: ...
 def sparse_scan(
-    fp64: bool, x: int, rows: int, inputs: int, ld: int, mask: int, offsets: int, threads: int
+    fp64: bool,
+    x: int,
+    rows: int,
+    inputs: int,
+    ld: int,
+    mask: int,
+    offsets: int,
+    lists: int,
+    elements: int,
+    threads: int,
 ) -> tuple[int, int, bool]: ...
 def sparse_fill(
     fp64: bool,
@@ -73,6 +82,8 @@ def sparse_fill(
     ld: int,
     mask: int,
     offsets: int,
+    lists: int,
+    elements: int,
     index: int,
     values: int,
     threads: int,
@@ -85,7 +96,7 @@ class SpikeWeights:
     def __init__(self, fp64: bool, weight: int, inputs: int, outputs: int, threads: int) -> None: ...
     @property
     def finite(self) -> bool: ...
-    def same(self, weight: int, lines: int) -> bool: ...
+    def same(self, weight: int, lines: int, threads: int) -> bool: ...
     def forward(
         self, rows: int, inputs: int, offsets: int, index: int, values: int, bias: int, out: int, threads: int
     ) -> None: ...

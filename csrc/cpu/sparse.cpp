@@ -13,10 +13,13 @@
 namespace sparse {
 namespace {
 
-constexpr int64_t kPanelBytes = int64_t(1) << 20;  // of a panel that is read at random: half of a common L2
+constexpr int64_t kPanelBytes = int64_t(1) << 20;  // of panels that are read at random: half of a common L2
+constexpr int64_t kTileBytes = 256;
+constexpr int64_t kRowsTogether = 64;              // with all tiles of a group: their results' pages stay known
+constexpr int64_t kHashed = 4096;                  // words at a time
 constexpr int64_t kParallelWork = 1 << 16;         // additions below which a second thread costs too much
 constexpr int64_t kFewTasks = 8;                   // fewer column tiles than this are cut by inputs, too
-constexpr int64_t kChunkRows = 256, kLeastBlock = int64_t(2) << 20;
+constexpr int64_t kLeastBlock = int64_t(2) << 20;
 
 const Kernels& find(bool fp64) {
   const std::string name = isa();
@@ -29,11 +32,11 @@ int64_t words_of(int64_t inputs) { return ceil_div(inputs, 64); }
 
 int usable(int threads, int64_t work) { return work < kParallelWork || in_forked_child() ? 1 : std::max(threads, 1); }
 
-// Tiles over columns: as wide as a panel of `depth` rows allows; what is left at the end is filled up to a power of
-// two.
+// Tiles over columns: rows of four lines, since longer ones are read no faster from L2 and fewer stay there; less if a
+// panel of `depth` rows would not fit. What is left at the end is filled up to a power of two.
 std::vector<Tile> tiles_of(const Kernels& k, int64_t columns, int64_t depth, int64_t item) {
   int most = 8;
-  while (most > 2 && depth * most * k.width * item > kPanelBytes) most /= 2;
+  while (most > 2 && (most * k.width * item > kTileBytes || depth * most * k.width * item > kPanelBytes)) most /= 2;
   std::vector<Tile> tiles;
   for (int64_t c = 0; c < columns;) {
     int vectors = most;
@@ -48,12 +51,6 @@ const char* row_of(const Dense& x, int64_t r) {
   return static_cast<const char*>(x.data) + r * x.ld * item_bytes(x.fp64);
 }
 
-int64_t count_bits(const uint64_t* mask, int64_t words) {
-  int64_t count = 0;
-  for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(mask[w]);
-  return count;
-}
-
 // Elements of the panels of all tiles.
 int64_t panel_elements(const std::vector<Tile>& tiles, int64_t depth, int width) {
   int64_t count = 0;
@@ -61,17 +58,6 @@ int64_t panel_elements(const std::vector<Tile>& tiles, int64_t depth, int width)
   return count;
 }
 
-// A hash of a line. Words are mixed first: one change of all exponents must not add up to nothing.
-uint32_t line_sum(const uint32_t* words, int64_t count) {
-  uint32_t sum = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t mixed = words[i] * 0x9E3779B1u;
-    sum += (mixed ^ (mixed >> 15)) * (0x85EBCA6Bu + 2 * static_cast<uint32_t>(i));
-  }
-  return sum;
-}
-
-constexpr int64_t kLineWords = 16;
 constexpr int64_t kStride = 40503;  // of the lines that are looked at: far apart, and all of them in turn
 
 // values[begin to end] of row r at these indices.
@@ -171,21 +157,24 @@ Seen sample(const Dense& x, int64_t rows) {
   std::vector<uint64_t> mask(static_cast<size_t>(words));
   Seen seen{rows * x.inputs, 0, false};
   for (int64_t i = 0; i < rows; ++i) {
-    seen.graded |= k.scan(row_of(x, i * x.rows / rows), x.inputs, mask.data());
-    seen.nonzero += count_bits(mask.data(), words);
+    seen.nonzero += k.scan(row_of(x, i * x.rows / rows), x.inputs, mask.data(), seen.graded);
   }
   return seen;
 }
 
-Seen scan(const Dense& x, uint64_t* mask, int32_t* offsets, int threads) {
+Seen scan(const Dense& x, uint64_t* mask, int32_t* offsets, const Lists& lists, int threads) {
   const Kernels& k = find(x.fp64);
   const int64_t words = words_of(x.inputs);
   std::atomic<bool> graded{false};
   each(ceil_div(x.rows, kChunkRows), usable(threads, x.rows * x.inputs), [&](int64_t chunk, int) {
     bool other = false;
+    uint16_t* to = lists.index + chunk * lists.stride;
+    int64_t left = lists.room;
     for (int64_t r = chunk * kChunkRows; r < std::min(x.rows, (chunk + 1) * kChunkRows); ++r) {
-      other |= k.scan(row_of(x, r), x.inputs, mask + r * words);
-      offsets[r + 1] = static_cast<int32_t>(count_bits(mask + r * words, words));
+      const int64_t count = k.scan(row_of(x, r), x.inputs, mask + r * words, other);
+      offsets[r + 1] = static_cast<int32_t>(count);
+      left -= count;
+      if (left >= 0) to = k.indices(mask + r * words, words, to);
     }
     if (other) graded = true;
   });
@@ -194,17 +183,24 @@ Seen scan(const Dense& x, uint64_t* mask, int32_t* offsets, int threads) {
   return {x.rows * x.inputs, offsets[x.rows], graded};
 }
 
-void fill(const Dense& x, const uint64_t* mask, const int32_t* offsets, uint16_t* index, void* values, int threads) {
+void fill(const Dense& x, const uint64_t* mask, const int32_t* offsets, const Lists& lists, uint16_t* index,
+          void* values, int threads) {
   const Kernels& k = find(x.fp64);
   const int64_t words = words_of(x.inputs);
-  each(ceil_div(x.rows, kChunkRows), usable(threads, x.rows * x.inputs), [&](int64_t chunk, int) {
-    std::vector<uint16_t> found(static_cast<size_t>(x.inputs + 64));
-    for (int64_t r = chunk * kChunkRows; r < std::min(x.rows, (chunk + 1) * kChunkRows); ++r) {
-      const int64_t count = offsets[r + 1] - offsets[r];
-      k.indices(mask + r * words, words, found.data());
-      memcpy(index + offsets[r], found.data(), static_cast<size_t>(count) * 2);
-      if (values) pick(x, r, found.data(), offsets[r], offsets[r + 1], values);
+  each(ceil_div(x.rows, kChunkRows), usable(threads, offsets[x.rows]), [&](int64_t chunk, int) {
+    const int64_t first = chunk * kChunkRows, last = std::min(x.rows, first + kChunkRows);
+    const int64_t count = offsets[last] - offsets[first];
+    if (count <= lists.room) {
+      memcpy(index + offsets[first], lists.index + chunk * lists.stride, static_cast<size_t>(count) * 2);
+    } else {
+      std::vector<uint16_t> found(static_cast<size_t>(x.inputs + kPast));
+      for (int64_t r = first; r < last; ++r) {
+        k.indices(mask + r * words, words, found.data());
+        memcpy(index + offsets[r], found.data(), static_cast<size_t>(offsets[r + 1] - offsets[r]) * 2);
+      }
     }
+    for (int64_t r = first; values && r < last; ++r)
+      pick(x, r, index + offsets[r], offsets[r], offsets[r + 1], values);
   });
 }
 
@@ -251,48 +247,63 @@ Weights::Weights(bool fp64, const void* weight, int64_t inputs, int64_t outputs,
       tiles_(tiles_of(kernels_, outputs, inputs, item_bytes(fp64))),
       panels_(panel_elements(tiles_, inputs, kernels_.width) * item_bytes(fp64)) {
   threads = usable(threads, inputs * outputs);
-  const char* at = panels_.data();
+  const char *at = panels_.data(), *group = at;
   for (const Tile& t : tiles_) {
+    const char* end = at + inputs * t.vectors * kernels_.width * item_bytes(fp64);
+    if (at_.empty() || end - group > kPanelBytes) {
+      groups_.push_back(at_.size());
+      group = at;
+    }
     at_.push_back(at);
-    at += inputs * t.vectors * kernels_.width * item_bytes(fp64);
+    at = end;
   }
+  groups_.push_back(at_.size());
   std::atomic<bool> finite{true};
   each(static_cast<int64_t>(tiles_.size()), threads, [&](int64_t i, int) {
     const size_t t = static_cast<size_t>(i);
     if (!kernels_.pack(weight, inputs, tiles_[t], const_cast<char*>(at_[t]))) finite = false;
   });
   finite_ = finite;
-  const int64_t words = inputs * outputs * item_bytes(fp64) / 4, lines = ceil_div(words, kLineWords);
-  sums_.resize(static_cast<size_t>(lines));
-  const uint32_t* from = static_cast<const uint32_t*>(weight);
-  each(threads, threads, [&](int64_t i, int) {
-    for (int64_t l = lines * i / threads; l < lines * (i + 1) / threads; ++l)
-      sums_[static_cast<size_t>(l)] = line_sum(from + l * kLineWords, std::min(kLineWords, words - l * kLineWords));
+  const int64_t words = inputs * outputs * item_bytes(fp64) / 4;
+  hashes_.resize(static_cast<size_t>(ceil_div(words, kLineWords)));
+  each(ceil_div(words, kHashed), threads, [&](int64_t i, int) {
+    kernels_.hash(static_cast<const uint32_t*>(weight) + i * kHashed, std::min(kHashed, words - i * kHashed),
+                  hashes_.data() + i * kHashed / kLineWords);
   });
 }
 
-bool Weights::same(const void* weight, int64_t wanted) const {
+bool Weights::same(const void* weight, int64_t wanted, int threads) const {
   if (&kernels_ != &find(fp64_)) return false;
-  const int64_t words = inputs_ * outputs_ * item_bytes(fp64_) / 4, lines = static_cast<int64_t>(sums_.size());
-  wanted = std::min(wanted, lines);
   const uint32_t* from = static_cast<const uint32_t*>(weight);
-  const int64_t first = next_.fetch_add(wanted, std::memory_order_relaxed) & 0xFFFFFFFF;
-  bool equal = true;
-  for (int64_t i = 0; i < wanted; ++i) {
-    const int64_t n = first + i, l = (n * kStride + n / lines) % lines;
-    equal &=
-        sums_[static_cast<size_t>(l)] == line_sum(from + l * kLineWords, std::min(kLineWords, words - l * kLineWords));
+  const int64_t words = inputs_ * outputs_ * item_bytes(fp64_) / 4, lines = static_cast<int64_t>(hashes_.size());
+  const auto equal = [&](int64_t line, int64_t count) {
+    uint32_t found[kHashed / kLineWords];
+    kernels_.hash(from + line * kLineWords, std::min(count * kLineWords, words - line * kLineWords), found);
+    return memcmp(found, hashes_.data() + line, static_cast<size_t>(count) * sizeof *found) == 0;
+  };
+  if (wanted >= lines) {
+    std::atomic<bool> all{true};
+    each(ceil_div(words, kHashed), usable(threads, words), [&](int64_t i, int) {
+      const int64_t first = i * kHashed / kLineWords;
+      if (!equal(first, std::min(kHashed / kLineWords, lines - first))) all = false;
+    });
+    return all;
   }
-  return equal;
+  const int64_t first = next_.fetch_add(wanted, std::memory_order_relaxed) & 0xFFFFFFFF;
+  bool same = true;
+  for (int64_t n = first; n < first + wanted; ++n) same &= equal((n * kStride + n / lines) % lines, 1);
+  return same;
 }
 
 void Weights::forward(const Spikes& x, const void* bias, void* out, int threads) const {
   threads = usable(threads, (x.offsets[x.rows] + x.rows) * outputs_);
-  const int64_t chunks = std::clamp<int64_t>(x.rows / 64, 1, 2 * threads), rows = ceil_div(x.rows, chunks);
-  each(static_cast<int64_t>(tiles_.size()) * chunks, threads, [&](int64_t i, int) {
-    const size_t t = static_cast<size_t>(i / chunks);
-    const int64_t begin = std::min(x.rows, i % chunks * rows);
-    kernels_.forward(x, begin, std::min(x.rows, begin + rows), tiles_[t], at_[t], bias, out, outputs_);
+  const int64_t chunks = std::clamp<int64_t>(x.rows / kRowsTogether, 1, 4 * threads), rows = ceil_div(x.rows, chunks);
+  each(static_cast<int64_t>(groups_.size() - 1) * chunks, threads, [&](int64_t i, int) {
+    const size_t g = static_cast<size_t>(i / chunks);
+    const int64_t begin = std::min(x.rows, i % chunks * rows), end = std::min(x.rows, begin + rows);
+    for (int64_t r = begin; r < end; r += kRowsTogether)
+      for (size_t t = groups_[g]; t < groups_[g + 1]; ++t)
+        kernels_.forward(x, r, std::min(end, r + kRowsTogether), tiles_[t], at_[t], bias, out, outputs_);
   });
 }
 
@@ -309,10 +320,9 @@ int64_t Weights::step(const void* data, int64_t rows, int64_t ld, int64_t most, 
   bool graded = false;
   for (int64_t r = 0; r < rows; ++r) {
     const int32_t from = offsets.back();
-    graded |= kernels_.scan(row_of(x, r), inputs_, mask.data());
-    const int64_t to = from + count_bits(mask.data(), words);
+    const int64_t to = from + kernels_.scan(row_of(x, r), inputs_, mask.data(), graded);
     if (to > most) return -1;
-    index.resize(static_cast<size_t>(to + 64));
+    index.resize(static_cast<size_t>(to + kPast));
     kernels_.indices(mask.data(), words, index.data() + from);
     offsets.push_back(static_cast<int32_t>(to));
   }

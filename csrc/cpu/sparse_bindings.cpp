@@ -31,19 +31,21 @@ void bind_sparse(py::module_& m) {
     return told(sparse::sample(dense(fp64, x, rows, inputs, ld), wanted));
   });
   m.def("sparse_scan", [](bool fp64, uintptr_t x, int64_t rows, int64_t inputs, int64_t ld, uintptr_t mask,
-                          uintptr_t offsets, int threads) {
+                          uintptr_t offsets, uintptr_t lists, int64_t elements, int threads) {
     sparse::Seen seen;
     {
       const py::gil_scoped_release release;
-      seen = sparse::scan(dense(fp64, x, rows, inputs, ld), at<uint64_t>(mask), at<int32_t>(offsets), threads);
+      seen = sparse::scan(dense(fp64, x, rows, inputs, ld), at<uint64_t>(mask), at<int32_t>(offsets),
+                          {at<uint16_t>(lists), elements, rows}, threads);
     }
     return told(seen);
   });
   m.def("sparse_fill", [](bool fp64, uintptr_t x, int64_t rows, int64_t inputs, int64_t ld, uintptr_t mask,
-                          uintptr_t offsets, uintptr_t index, uintptr_t values, int threads) {
+                          uintptr_t offsets, uintptr_t lists, int64_t elements, uintptr_t index, uintptr_t values,
+                          int threads) {
     const py::gil_scoped_release release;
-    sparse::fill(dense(fp64, x, rows, inputs, ld), at<uint64_t>(mask), at<int32_t>(offsets), at<uint16_t>(index),
-                 at<void>(values), threads);
+    sparse::fill(dense(fp64, x, rows, inputs, ld), at<uint64_t>(mask), at<int32_t>(offsets),
+                 {at<uint16_t>(lists), elements, rows}, at<uint16_t>(index), at<void>(values), threads);
   });
   m.def("sparse_expand", [](bool fp64, int64_t rows, int64_t inputs, uintptr_t mask, uintptr_t offsets, uintptr_t index,
                             uintptr_t values, uintptr_t out, int threads) {
@@ -57,7 +59,9 @@ void bind_sparse(py::module_& m) {
       }))
       .def_property_readonly("finite", &sparse::Weights::finite)
       .def("same",
-           [](const sparse::Weights& w, uintptr_t weight, int64_t lines) { return w.same(at<void>(weight), lines); })
+           [](const sparse::Weights& w, uintptr_t weight, int64_t lines, int threads) {
+             return w.same(at<void>(weight), lines, threads);
+           })
       .def("forward",
            [](const sparse::Weights& w, int64_t rows, int64_t inputs, uintptr_t offsets, uintptr_t index,
               uintptr_t values, uintptr_t bias, uintptr_t out, int threads) {

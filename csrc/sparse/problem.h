@@ -6,6 +6,7 @@
 namespace sparse {
 
 constexpr int64_t kMostInputs = 65536;  // indices have 16 bits
+constexpr int64_t kLineWords = 16;      // of 32 bits in a cache line
 constexpr int64_t kBlockRows = 2048;    // rows whose gradients are summed from one tile; fits the indices
 
 // The non-zero entries of a matrix [rows, inputs], row after row, each in ascending order.
@@ -25,11 +26,13 @@ struct Tile {
 struct Kernels {
   int width;  // columns per vector
 
-  // One row's bits, `words` words of 64; whether an entry is neither 0 nor 1.
-  bool (*scan)(const void* x, int64_t inputs, uint64_t* mask);
+  // One row's bits, in words of 64; how many are set. `graded` becomes true if an entry is neither 0 nor 1.
+  int64_t (*scan)(const void* x, int64_t inputs, uint64_t* mask, bool& graded);
   // Indices of the bits in a row; writes up to 64 entries past the last one.
   uint16_t* (*indices)(const uint64_t* mask, int64_t words, uint16_t* to);
 
+  // A hash of each cache line of so many words.
+  void (*hash)(const uint32_t* from, int64_t words, uint32_t* to);
   // panel[k][c] = weight[first + c][k], zeros beyond the last column; whether all are finite.
   bool (*pack)(const void* weight, int64_t inputs, const Tile&, void* panel);
   // out[r][first + c] = bias[first + c] + sum of values[e] * panel[index[e]][c], rows `begin` to `end`.

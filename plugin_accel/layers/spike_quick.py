@@ -73,7 +73,7 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         or torch.is_autocast_enabled("cpu")
         or is_watched()
         or _len_torch_function_stack()
-        or not made.kernels.same(made.address, FEW_LINES)
+        or not made.kernels.same(made.address, FEW_LINES, 1)
     ):
         return None
     out = x.new_empty(plan.out_shape)

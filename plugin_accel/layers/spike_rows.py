@@ -57,13 +57,15 @@ def compress(matrix: Tensor, limit: float) -> Kept | None:
     mask = empty((rows, (inputs + 63) // 64), torch.int64)
     offsets = torch.empty(rows + 1, dtype=torch.int32, device="cpu")
     fp64 = matrix.dtype is torch.float64
-    arguments = (fp64, matrix.data_ptr(), rows, inputs, matrix.stride(0), mask.data_ptr(), offsets.data_ptr())
-    entries, nonzero, graded = _C.sparse_scan(*arguments, threads)
+    room = int(min(limit, 1.0) * rows * inputs) + rows // 2 + 128 if limit > 0 else 0
+    lists = empty((room,), torch.int16)
+    at = (matrix.data_ptr(), rows, inputs, matrix.stride(0), mask.data_ptr(), offsets.data_ptr(), lists.data_ptr(), room)
+    entries, nonzero, graded = _C.sparse_scan(fp64, *at, threads)
     if nonzero >= limit * max(entries, 1):
         return None if graded else Kept(rows, inputs, offsets, mask, None, None)
     index = empty((nonzero,), torch.int16)
     values = empty((nonzero,), matrix.dtype) if graded else None
-    _C.sparse_fill(*arguments, index.data_ptr(), _address(values), threads)
+    _C.sparse_fill(fp64, *at, index.data_ptr(), _address(values), threads)
     return Kept(rows, inputs, offsets, None if graded else mask, index, values)
 
 

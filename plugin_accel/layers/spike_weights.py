@@ -14,6 +14,8 @@ from plugin_accel.layers.spike_choice import BreakEven
 
 FEW_LINES = 16
 """Cache lines that every call compares with what they were."""
+MANY_ROWS = 1024
+"""Rows of a call that compares all of them: reading the weight once more is a few percent of such a product."""
 
 
 class Plan(NamedTuple):
@@ -84,20 +86,26 @@ def is_current(made: Packed, weight: Tensor) -> bool:
     )
 
 
+def _lines(weight: Tensor, rows: int) -> int:
+    lines = -(-weight.nbytes // 64)
+    return lines if rows >= MANY_ROWS else max(FEW_LINES, lines * rows // MANY_ROWS)
+
+
 def packed(weight: Tensor, rows: int) -> Packed:
     """The kernels' weights of a contiguous Parameter [outputs, inputs], for a product with so many rows.
 
     They are made anew when the tensor's version or address has changed. Writes that torch does not count (through
-    `.data`, or NumPy) are looked for: each call compares some cache lines with what they were, one for 16 rows and at
-    least 16, others at each call.
+    `.data`, or NumPy) are looked for: a call of `MANY_ROWS` compares all cache lines with what they were, one of fewer
+    rows as many less, but at least 16, and others at each call.
     """
     of = known(weight)
     made = of.packed
-    if made is not None and is_current(made, weight) and made.kernels.same(made.address, max(FEW_LINES, rows // 16)):
+    threads = torch.get_num_threads()
+    if made is not None and is_current(made, weight) and made.kernels.same(made.address, _lines(weight, rows), threads):
         return made
     outputs, inputs = weight.shape
     address = weight.data_ptr()
-    kernels = _C.SpikeWeights(weight.dtype is torch.float64, address, inputs, outputs, torch.get_num_threads())
+    kernels = _C.SpikeWeights(weight.dtype is torch.float64, address, inputs, outputs, threads)
     of.packed = made = Packed(address, weight._version, weight.dtype, weight.shape, kernels, kernels.finite)
     of.plan = None
     return made
