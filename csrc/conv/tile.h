@@ -1,10 +1,17 @@
 // One image, forward and back: a row of packed weights is added for each spike and place of the kernel.
 #pragma once
+#include "../sums/transpose.h"
 #include "places.h"
-#include "transpose.h"
 
 namespace conv {
 namespace PA_ISA {
+
+using sums::PA_ISA::transpose;
+
+inline void copy_rows(const float* from, int64_t ld_from, float* to, int64_t ld_to, int64_t rows, int64_t columns) {
+  for (int64_t i = 0; i < rows; ++i)
+    memcpy(to + i * ld_to, from + i * ld_from, static_cast<size_t>(columns) * sizeof(float));
+}
 
 template <bool Graded>
 void forward_places(const Problem& p, const Space& s, int64_t first, int64_t count, const float* weights,

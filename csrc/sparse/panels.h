@@ -1,26 +1,15 @@
-// Between matrices and panels: weights and totals are transposed in blocks that stay in L1.
+// Between matrices and panels: weights and totals are transposed in blocks.
 #pragma once
+#include "../sums/transpose.h"
 #include "sums.h"
 
 namespace sparse {
 namespace PA_ISA {
 
+using sums::PA_ISA::transpose;
+
 constexpr int64_t kSquare = 16;
 constexpr int64_t kFetched = 8;  // rows of a gradient that are on their way: each lies in a page of its own
-
-// to[j][i] = from[i][j]
-template <class R>
-PA_HD void transpose_square(const R* from, int64_t ldf, R* to, int64_t ldt, int64_t rows, int64_t columns) {
-  if (rows == kSquare && columns == kSquare) {
-    R block[kSquare][kSquare];
-    for (int64_t i = 0; i < kSquare; ++i) memcpy(block[i], from + i * ldf, sizeof block[i]);
-    for (int64_t j = 0; j < kSquare; ++j)
-      for (int64_t i = 0; i < kSquare; ++i) to[j * ldt + i] = block[i][j];
-    return;
-  }
-  for (int64_t j = 0; j < columns; ++j)
-    for (int64_t i = 0; i < rows; ++i) to[j * ldt + i] = from[i * ldf + j];
-}
 
 template <class R>
 bool pack(const void* weight, int64_t inputs, const Tile& tile, void* panel) {
@@ -30,8 +19,8 @@ bool pack(const void* weight, int64_t inputs, const Tile& tile, void* panel) {
   if (tile.columns < wide) memset(to, 0, static_cast<size_t>(inputs * wide) * sizeof(R));
   for (int64_t k = 0; k < inputs; k += kSquare)
     for (int64_t c = 0; c < tile.columns; c += kSquare)
-      transpose_square(from + c * inputs + k, inputs, to + k * wide + c, wide, std::min(kSquare, tile.columns - c),
-                       std::min(kSquare, inputs - k));
+      transpose(from + c * inputs + k, inputs, std::min(kSquare, tile.columns - c), std::min(kSquare, inputs - k),
+                to + k * wide + c, wide);
   R odd[kSquare] = {};  // x - x is zero where x is finite, NaN elsewhere
   for (int64_t i = 0; i + kSquare <= inputs * wide; i += kSquare)
     for (int64_t j = 0; j < kSquare; ++j) odd[j] += to[i + j] - to[i + j];
@@ -48,8 +37,8 @@ void unpack(const void* total, int64_t begin, int64_t end, const Tile& tile, voi
   R* out = static_cast<R*>(to) + tile.first * ld;
   for (int64_t c = 0; c < tile.columns; c += kSquare)
     for (int64_t k = begin; k < end; k += kSquare)
-      transpose_square(from + (k - begin) * wide + c, wide, out + c * ld + k, ld, std::min(kSquare, end - k),
-                       std::min(kSquare, tile.columns - c));
+      transpose(from + (k - begin) * wide + c, wide, std::min(kSquare, end - k), std::min(kSquare, tile.columns - c),
+                out + c * ld + k, ld);
 }
 
 // Sums of columns go over groups of rows first: the error of one long chain would show in the bias's gradient.

@@ -213,7 +213,11 @@ class _Product(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         weight, *rest = ctx.saved_tensors
         grad = g.reshape(-1, g.shape[-1])
-        g_x = (grad @ weight).view(ctx.shape) if need_x else None
+        g_x = None
+        if need_x and _is_readable(g) and not torch.is_grad_enabled():
+            g_x = torch.mm(grad, weight, out=empty(ctx.sizes, ctx.dtype)).view(ctx.shape)
+        elif need_x:
+            g_x = (grad @ weight).view(ctx.shape)
         g_weight = g_bias = None
         if need_weight:
             kept = Kept(*ctx.sizes, *rest) if ctx.compressed else None

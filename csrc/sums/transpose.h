@@ -1,8 +1,8 @@
-// Between [places][channels] and [channels][places].
+// Matrices turned over, in blocks that stay in registers.
 #pragma once
-#include "problem.h"
+#include "../egru/vector.h"
 
-namespace conv {
+namespace sums {
 namespace PA_ISA {
 
 // to[j][i] = from[i][j] for i < rows, j < columns.
@@ -47,10 +47,10 @@ inline void transpose(const float* from, int64_t ld_from, int64_t rows, int64_t 
     for (int64_t j = 0; j < columns; ++j) to[j * ld_to + i] = from[i * ld_from + j];
 }
 
-inline void copy_rows(const float* from, int64_t ld_from, float* to, int64_t ld_to, int64_t rows, int64_t columns) {
-  for (int64_t i = 0; i < rows; ++i)
-    memcpy(to + i * ld_to, from + i * ld_from, static_cast<size_t>(columns) * sizeof(float));
+inline void transpose(const double* from, int64_t ld_from, int64_t rows, int64_t columns, double* to, int64_t ld_to) {
+  for (int64_t j = 0; j < columns; ++j)
+    for (int64_t i = 0; i < rows; ++i) to[j * ld_to + i] = from[i * ld_from + j];
 }
 
 }  // namespace PA_ISA
-}  // namespace conv
+}  // namespace sums
