@@ -15,7 +15,8 @@ import torch
 from plugin_accel import _C
 
 VARIABLE = "PLUGIN_ACCEL_SPIKES"
-_MARGIN = 0.88  # near the break-even nothing is to be won
+# Near the break-even no time is to be won; but in training, compressed spikes are what is kept for backward.
+_MARGIN, _MARGIN_TRAINING = 0.88, 0.95
 _LEAST = 0.01  # below this the fixed costs decide, and the measurement is not that exact
 _MOST_ROWS, _MOST_WORK = 1024, 1 << 27  # what is measured: enough rows to be like more of them
 _SPARSE, _DENSE = 2.0, 0.0
@@ -124,6 +125,16 @@ def break_even(
 def _measure(rows: int, training: bool, timing: Timing) -> BreakEven:
     """Where the lines through the times at two densities meet the time of the dense product."""
     low, high = 0.03, 0.25
+    found = _limits(rows, training, timing, (low, high))
+    if max(found) > 1.2 * high:  # a line drawn that far beyond its points misses
+        again = _limits(rows, training, timing, (high, min(max(found), 1.0)))
+        found = [min(limits) if limits[0] > high else limits[0] for limits in zip(found, again, strict=True)]
+    margin = _MARGIN_TRAINING if training else _MARGIN
+    return BreakEven(*(0.0 if margin * limit < _LEAST else min(margin * limit, 1.0) for limit in found))
+
+
+def _limits(rows: int, training: bool, timing: Timing, at: tuple[float, float]) -> list[float]:
+    low, high = at
     calls = [timing.calls(rows, density) for density in (None, low, high)]
     lines = []
     for product, overhead in enumerate(timing.overhead):
@@ -133,8 +144,7 @@ def _measure(rows: int, training: bool, timing: Timing) -> BreakEven:
     if training:  # what the gradient gains may pay for the forward pass, which makes the indices of both
         whole = low + sum(gain for gain, _ in lines) / sum(slope for _, slope in lines)
         forward = max(forward, min(whole, gradient))
-    limits = (_MARGIN * forward, _MARGIN * gradient)
-    return BreakEven(*(0.0 if limit < _LEAST else min(limit, 1.0) for limit in limits))
+    return [forward, gradient]
 
 
 def _seconds(calls: list[Callable[[], object]], turns: int = 5) -> list[float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from plugin_accel import _C
 from plugin_accel.backends.cpu_memory import empty
 
-_SAMPLED_ROWS, _SAMPLED_PART = 48, 128
+_SAMPLED_ROWS, _SAMPLED_PART, _SAMPLED_ENTRIES = 48, 128, 12288
 _MOST_ENTRIES = 2**31
 
 
@@ -34,9 +34,9 @@ def _address(t: Tensor | None) -> int:
 
 
 def sampled(matrix: Tensor) -> tuple[float, bool]:
-    """(density, whether an entry is neither 0 nor 1) of some rows: of one in 128, 8 at least, 48 at most."""
+    """(density, whether an entry is neither 0 nor 1) of some rows: of one in 128, 8 at least, 48 or 12288 entries at most."""
     rows, inputs = matrix.shape
-    wanted = max(8, min(_SAMPLED_ROWS, rows // _SAMPLED_PART))
+    wanted = max(8, min(_SAMPLED_ROWS, rows // _SAMPLED_PART, _SAMPLED_ENTRIES // max(inputs, 1)))
     entries, nonzero, graded = _C.sparse_sample(
         matrix.dtype is torch.float64, matrix.data_ptr(), rows, inputs, matrix.stride(0), wanted
     )
