@@ -99,7 +99,7 @@ def render(facts: dict[str, Any]) -> str:
     sections = {
         "Versions": [("package", "version"), *facts["versions"].items()],
         "Machine": [("what", "value"), *facts["machine"].items()],
-        "Density below which SpikeLinear computes from the spikes": [
+        "Density below which SpikeLinear and SpikeConv2d compute from the spikes": [
             ("product", "density"),
             *((name.replace("_", " "), value) for name, value in facts["spikes"].items()),
         ],
@@ -147,18 +147,26 @@ def _instruction_set() -> str:
 
 
 def _spike_facts() -> dict[str, Any]:
-    """The break-evens of `SpikeLinear`: pinned, or measured now for one shape."""
+    """The break-evens of `SpikeLinear` and `SpikeConv2d`: pinned, or measured now for one shape each."""
     import torch
 
     try:
         choice = import_module("plugin_accel.layers.spike_choice")
-        calibrate = import_module("plugin_accel.layers.spike_call").break_even_of
+        linear = import_module("plugin_accel.layers.spike_call").break_even_of
+        convolution = import_module("plugin_accel.layers.spike_conv")
     except ImportError:  # told by `_instruction_set`
         return {}
     pinned = choice.pinned()
-    found = pinned or calibrate(torch.zeros(1024, 784), torch.zeros(1000, 784), torch.zeros(1000), True)
+    found = pinned or linear(torch.zeros(1024, 784), torch.zeros(1000, 784), torch.zeros(1000), True)
     of = f"by {choice.VARIABLE}" if pinned else "measured for a training step of 1024 x 784 x 1000"
-    return {name: f"{value:.0%}, {of}" for name, value in found._asdict().items()}
+    told = {f"linear, {name}": f"{value:.0%}, {of}" for name, value in found._asdict().items()}
+    images, weight = torch.zeros(64, 32, 16, 16), torch.zeros(64, 32, 3, 3)
+    geometry = convolution.Geometry((1, 1), (1, 1), (1, 1))
+    of = f"by {choice.VARIABLE}" if pinned else "measured for 3 x 3, 32 -> 64 channels, 64 images of 16 x 16"
+    for name, training in (("forward", False), ("forward and weight gradient", True)):
+        limit = convolution.break_even_of(images, weight, geometry, training)
+        told[f"convolution, {name}"] = f"{limit:.0%}, {of}"
+    return told
 
 
 def _backend_facts(backend: Any) -> dict[str, Any]:

@@ -15,10 +15,10 @@ namespace {
 
 constexpr int64_t kPanelBytes = int64_t(1) << 20;  // of panels that are read at random: half of a common L2
 constexpr int64_t kTileBytes = 256;
-constexpr int64_t kRowsTogether = 64;              // with all tiles of a group: their results' pages stay known
-constexpr int64_t kHashed = 4096;                  // words at a time
-constexpr int64_t kParallelWork = 1 << 16;         // additions below which a second thread costs too much
-constexpr int64_t kFewTasks = 8;                   // fewer column tiles than this are cut by inputs, too
+constexpr int64_t kRowsTogether = 64;       // with all tiles of a group: their results' pages stay known
+constexpr int64_t kHashed = 4096;           // words at a time
+constexpr int64_t kParallelWork = 1 << 16;  // additions below which a second thread costs too much
+constexpr int64_t kFewTasks = 8;            // fewer column tiles than this are cut by inputs, too
 constexpr int64_t kLeastBlock = int64_t(2) << 20;
 
 const Kernels& find(bool fp64) {
@@ -199,8 +199,7 @@ void fill(const Dense& x, const uint64_t* mask, const int32_t* offsets, const Li
         memcpy(index + offsets[r], found.data(), static_cast<size_t>(offsets[r + 1] - offsets[r]) * 2);
       }
     }
-    for (int64_t r = first; values && r < last; ++r)
-      pick(x, r, index + offsets[r], offsets[r], offsets[r + 1], values);
+    for (int64_t r = first; values && r < last; ++r) pick(x, r, index + offsets[r], offsets[r], offsets[r + 1], values);
   });
 }
 

@@ -33,7 +33,9 @@ struct Lists {
   uint16_t* index;
   int64_t stride, room;
   Lists(uint16_t* at, int64_t elements, int64_t rows)
-      : index(at), stride(elements / std::max<int64_t>((rows + kChunkRows - 1) / kChunkRows, 1)), room(stride - kPast) {}
+      : index(at),
+        stride(elements / std::max<int64_t>((rows + kChunkRows - 1) / kChunkRows, 1)),
+        room(stride - kPast) {}
 };
 
 // Bits of all rows, ceil(inputs / 64) words each, where each row's entries start, and indices as far as there is room.

@@ -40,13 +40,13 @@ void bind_sparse(py::module_& m) {
     }
     return told(seen);
   });
-  m.def("sparse_fill", [](bool fp64, uintptr_t x, int64_t rows, int64_t inputs, int64_t ld, uintptr_t mask,
-                          uintptr_t offsets, uintptr_t lists, int64_t elements, uintptr_t index, uintptr_t values,
-                          int threads) {
-    const py::gil_scoped_release release;
-    sparse::fill(dense(fp64, x, rows, inputs, ld), at<uint64_t>(mask), at<int32_t>(offsets),
-                 {at<uint16_t>(lists), elements, rows}, at<uint16_t>(index), at<void>(values), threads);
-  });
+  m.def("sparse_fill",
+        [](bool fp64, uintptr_t x, int64_t rows, int64_t inputs, int64_t ld, uintptr_t mask, uintptr_t offsets,
+           uintptr_t lists, int64_t elements, uintptr_t index, uintptr_t values, int threads) {
+          const py::gil_scoped_release release;
+          sparse::fill(dense(fp64, x, rows, inputs, ld), at<uint64_t>(mask), at<int32_t>(offsets),
+                       {at<uint16_t>(lists), elements, rows}, at<uint16_t>(index), at<void>(values), threads);
+        });
   m.def("sparse_expand", [](bool fp64, int64_t rows, int64_t inputs, uintptr_t mask, uintptr_t offsets, uintptr_t index,
                             uintptr_t values, uintptr_t out, int threads) {
     const py::gil_scoped_release release;
@@ -58,10 +58,8 @@ void bind_sparse(py::module_& m) {
         return std::make_unique<sparse::Weights>(fp64, at<void>(weight), inputs, outputs, threads);
       }))
       .def_property_readonly("finite", &sparse::Weights::finite)
-      .def("same",
-           [](const sparse::Weights& w, uintptr_t weight, int64_t lines, int threads) {
-             return w.same(at<void>(weight), lines, threads);
-           })
+      .def("same", [](const sparse::Weights& w, uintptr_t weight, int64_t lines,
+                      int threads) { return w.same(at<void>(weight), lines, threads); })
       .def("forward",
            [](const sparse::Weights& w, int64_t rows, int64_t inputs, uintptr_t offsets, uintptr_t index,
               uintptr_t values, uintptr_t bias, uintptr_t out, int threads) {

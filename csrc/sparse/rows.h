@@ -5,7 +5,7 @@
 namespace sparse {
 namespace PA_ISA {
 
-constexpr int kFewBits = 16;           // of a word, that are found one by one as fast as by vectors
+constexpr int kFewBits = 16;            // of a word, that are found one by one as fast as by vectors
 constexpr int64_t kFloatsAhead = 1024;  // the hardware looks no further than to the end of a page
 
 template <class R>

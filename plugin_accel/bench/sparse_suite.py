@@ -13,6 +13,7 @@ whole step, with weights that have changed since the last one. Before it is time
                          ratio (nn.Linear over SpikeLinear), goal}},
                      kept (bytes per entry of the input that autograd keeps of one that has a gradient)
     streaming    list of: shape, density, linear_s, spikes_s, ratio, goal: single steps without gradients
+    convolutions see `sparse_convs`
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.bench import environment, output
+from plugin_accel.bench import environment, output, sparse_convs
 from plugin_accel.bench.render import sections
 from plugin_accel.bench.timing import Stats, Timed, interleave
 from plugin_accel.conversion.reporting import table
@@ -146,8 +147,10 @@ class Setup:
         return sum(size for address, size in sizes.items() if address not in parameters) / self.x.numel()
 
 
-def measure(sweeps: Sequence[Sweep], rounds: int, threads: int, quick: bool) -> dict[str, Any]:
+def measure(workloads: Sequence[Sweep | sparse_convs.Conv], rounds: int, threads: int, quick: bool) -> dict[str, Any]:
     """Run some sweeps, and the streaming steps if none is left out."""
+    sweeps = [w for w in workloads if isinstance(w, Sweep)]
+    convs = [w for w in workloads if isinstance(w, sparse_convs.Conv)]
     described = environment.describe("torch")
     results: dict[str, Any] = {"schema": 1, "host": "sparse", "quick": quick, "environment": described, "sweeps": []}
     torch.set_num_threads(threads)
@@ -166,6 +169,7 @@ def measure(sweeps: Sequence[Sweep], rounds: int, threads: int, quick: bool) -> 
             }
         )
     results["streaming"] = _streaming(rounds) if not quick and len(sweeps) == len(SWEEPS) else []
+    results["convolutions"] = sparse_convs.measure(convs, rounds, quick)
     described["threads"] = threads
     described["load_after"] = environment.load()
     return results
@@ -236,7 +240,7 @@ def tables(results: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
             goal = f"{s['goal']:g}x {'met' if s['ratio'] >= s['goal'] else 'MISSED'}"
             rows.append((name, *times, f"{s['ratio']:.1f}x", goal))
         found.append(("Streaming", rows))
-    return found
+    return found + sparse_convs.tables(results["convolutions"])
 
 
 def _cell(call: dict[str, Any]) -> str:
@@ -251,7 +255,8 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [
         f"plugin_accel {e['plugin_accel']}, torch {e['torch']}, python {e['python']}; {e['cpu']}, {e['isa']}, "
         f"{e['threads']} threads, fp32; load average {e['load_before']} before and {e['load_after']} after; "
-        f"{e['date']}. Medians of {LINEAR} / {SPIKES}; goals: those of the shape, else {LEAST:g}x.",
+        f"{e['date']}. Medians of {LINEAR} / {SPIKES}, then {sparse_convs.CONVOLUTION} / {sparse_convs.SPIKES}; goals: "
+        f"those of the shape, else {LEAST:g}x.",
         "",
     ]
     return "\n".join([*lines, *sections(tables(results))])
@@ -259,15 +264,17 @@ def markdown(results: dict[str, Any]) -> str:
 
 def main(options: argparse.Namespace) -> int:
     """Run the suite with the options of ``plugin-accel bench``."""
-    sweeps = output.chosen(options, SWEEPS)
-    if (code := output.told(options, sweeps)) is not None:
+    workloads: list[Sweep | sparse_convs.Conv] = [*SWEEPS, *sparse_convs.CONVS]
+    workloads = output.chosen(options, workloads)
+    if (code := output.told(options, workloads)) is not None:
         return code
-    if not options.no_figure and find_spec("matplotlib") is None:
+    drawn = not options.no_figure and any(isinstance(w, Sweep) for w in workloads)
+    if drawn and find_spec("matplotlib") is None:
         print("bench: expected matplotlib to be installed; pip install matplotlib or pass --no-figure", file=sys.stderr)
         return 1
-    results = measure(sweeps, 2 if options.quick else options.rounds, options.threads, options.quick)
+    results = measure(workloads, 2 if options.quick else options.rounds, options.threads, options.quick)
     for title, rows in tables(results):
         print("\n".join(["", title, *table(rows)]))
-    draw = None if options.no_figure else import_module("plugin_accel.bench.sparse_figure").draw
+    draw = None if not drawn else import_module("plugin_accel.bench.sparse_figure").draw
     output.write(options, "sparse", results, lambda: markdown(results), draw)
     return 0

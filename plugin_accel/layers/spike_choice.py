@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -34,6 +34,13 @@ KEY = ("isa", "threads", "dtype", "training", "rows", "inputs", "outputs")
 
 _pinned: ContextVar[BreakEven | None] = ContextVar("spike_break_even", default=None)
 _measured: dict[tuple[object, ...], BreakEven] = {}
+_others: list[dict[tuple[object, ...], float]] = []
+
+
+def store() -> dict[tuple[object, ...], float]:
+    """What another kind of layer has measured; `forget` empties it."""
+    _others.append({})
+    return _others[-1]
 
 
 @contextmanager
@@ -95,15 +102,17 @@ def measured() -> dict[tuple[object, ...], BreakEven]:
 def forget() -> None:
     """Drop what has been measured; the next calls measure again."""
     _measured.clear()
+    for other in _others:
+        other.clear()
 
 
 class Timing(NamedTuple):
     """What a measurement times."""
 
-    calls: Callable[[int, float | None], tuple[Callable[[], object], Callable[[], object]]]
+    calls: Callable[[int, float | None], Sequence[Callable[[], object]]]
     """(rows, density, or None for dense) -> calls of the product and of the weights' gradient."""
-    overhead: tuple[float, float]
-    """Seconds of choosing and of bookkeeping that come to the two."""
+    overhead: Sequence[float]
+    """Seconds of choosing and of bookkeeping that come to each of these."""
 
 
 def break_even(
@@ -123,28 +132,56 @@ def break_even(
 
 
 def _measure(rows: int, training: bool, timing: Timing) -> BreakEven:
-    """Where the lines through the times at two densities meet the time of the dense product."""
+    """Where sparse products take as long as dense ones."""
+
+    def limits(lines: Sequence[Line]) -> list[float]:
+        forward, gradient = (crossing([line]) for line in lines)
+        if training:  # what the gradient gains may pay for the forward pass, which makes the indices of both
+            forward = max(forward, min(crossing(lines), gradient))
+        return [forward, gradient]
+
+    return BreakEven(*density_limits(rows, timing, limits, _MARGIN_TRAINING if training else _MARGIN))
+
+
+class Line(NamedTuple):
+    """What is gained over the dense product at a density, seconds, and what is lost per unit of density above it."""
+
+    low: float
+    gain: float
+    slope: float
+
+
+def crossing(lines: Sequence[Line]) -> float:
+    """The density at which as much is lost as gained in all of them, measured at the same densities."""
+    return lines[0].low + sum(line.gain for line in lines) / sum(line.slope for line in lines)
+
+
+def density_limits(
+    rows: int, timing: Timing, limits: Callable[[Sequence[Line]], list[float]], margin: float = _MARGIN_TRAINING
+) -> list[float]:
+    """Densities below which spikes are used: 0, where that is below 1 %, to 1.
+
+    Args:
+        rows: How many to time.
+        timing: What to time.
+        limits: Densities of equal time, from the lines of both products.
+        margin: Factor of these.
+    """
     low, high = 0.03, 0.25
-    found = _limits(rows, training, timing, (low, high))
+    found = limits(_lines(rows, timing, low, high))
     if max(found) > 1.2 * high:  # a line drawn that far beyond its points misses
-        again = _limits(rows, training, timing, (high, min(max(found), 1.0)))
-        found = [min(limits) if limits[0] > high else limits[0] for limits in zip(found, again, strict=True)]
-    margin = _MARGIN_TRAINING if training else _MARGIN
-    return BreakEven(*(0.0 if margin * limit < _LEAST else min(margin * limit, 1.0) for limit in found))
+        again = limits(_lines(rows, timing, high, min(max(found), 1.0)))
+        found = [min(pair) if pair[0] > high else pair[0] for pair in zip(found, again, strict=True)]
+    return [0.0 if margin * limit < _LEAST else min(margin * limit, 1.0) for limit in found]
 
 
-def _limits(rows: int, training: bool, timing: Timing, at: tuple[float, float]) -> list[float]:
-    low, high = at
+def _lines(rows: int, timing: Timing, low: float, high: float) -> list[Line]:
     calls = [timing.calls(rows, density) for density in (None, low, high)]
     lines = []
     for product, overhead in enumerate(timing.overhead):
         dense, at_low, at_high = _seconds([call[product] for call in calls])
-        lines.append((dense - overhead - at_low, max((at_high - at_low) / (high - low), 1e-12)))
-    forward, gradient = (low + gain / slope for gain, slope in lines)
-    if training:  # what the gradient gains may pay for the forward pass, which makes the indices of both
-        whole = low + sum(gain for gain, _ in lines) / sum(slope for _, slope in lines)
-        forward = max(forward, min(whole, gradient))
-    return [forward, gradient]
+        lines.append(Line(low, dense - overhead - at_low, max((at_high - at_low) / (high - low), 1e-12)))
+    return lines
 
 
 def _seconds(calls: list[Callable[[], object]], turns: int = 5) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import isnan
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,26 +16,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from plugin_accel import _C
 from plugin_accel.backends.cpu_memory import pooled
-from plugin_accel.layers.spike_choice import pinned
+from plugin_accel.layers.spike_conv_choice import Geometry, break_even
 from plugin_accel.layers.spike_record import recorded
 
-__all__ = ["BREAK_EVEN", "SpikeConv2d", "last_call", "sparse_conv2d"]
+__all__ = ["Geometry", "SpikeConv2d", "break_even_of", "last_call", "sparse_conv2d"]
 
-BREAK_EVEN = {"avx512": (0.26, 0.16), "avx2": (0.16, 0.12), "baseline": (0.08, 0.07)}
-"""Instruction set to the share of values that are not 0 up to which spikes are quicker than oneDNN: forward alone, and
-forward with the gradient of the weights. `spike_break_even` pins others."""
 LEAST_WORK = 1 << 24
 """Products of a dense convolution below which its kernels are done before ours have packed the weights."""
 _MOST = 2**31 - 1  # positions among weights and in a row of the input have 32 bits
 _notes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-class Geometry(NamedTuple):
-    """What `torch.nn.functional.conv2d` is told beside the tensors; its backward as well."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
 
 
 def _last(t: Tensor) -> bool:
@@ -83,11 +72,7 @@ class _SpikeConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = call.result()
-        data, kernel, b = call.dense(x, call.last_in), weight.contiguous(), None if bias is None else bias.contiguous()
-        mask = torch.empty((call.in_shape[0], call.words), dtype=torch.int64, device="cpu")
-        at = [0 if t is None else t.data_ptr() for t in (data, mask, kernel, b, y)]
-        binary = _C.conv_forward(call.sizes, *at, torch.get_num_threads())
+        y, mask, binary = _forward(call, x, weight, bias)
         ctx.call = call
         wanted = ctx.needs_input_grad[2]
         ctx.save_for_backward(weight, mask if wanted else None, x if wanted and not binary else None)
@@ -108,6 +93,15 @@ class _SpikeConv(torch.autograd.Function):
         elif for_bias:
             g_bias = g_y.sum((0, 2, 3))
         return None, g_x, g_weight, g_bias if for_bias else None
+
+
+def _forward(call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, bool]:
+    """The convolution, the bits of the input, and whether they say all of it."""
+    y = call.result()
+    data, kernel, b = call.dense(x, call.last_in), weight.contiguous(), None if bias is None else bias.contiguous()
+    mask = torch.empty((call.in_shape[0], call.words), dtype=torch.int64, device="cpu")
+    at = [0 if t is None else t.data_ptr() for t in (data, mask, kernel, b, y)]
+    return y, mask, _C.conv_forward(call.sizes, *at, torch.get_num_threads())
 
 
 def _for_parameters(call: _Call, weight: Tensor, mask: Tensor, x: Tensor | None, g_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,6 +126,26 @@ def _unpacked(mask: Tensor, call: _Call) -> Tensor:
     bits = mask.view(torch.uint8).unsqueeze(-1).bitwise_right_shift(torch.arange(8, dtype=torch.uint8)).bitwise_and(1)
     flat = bits.reshape(n, -1)[:, : c * h * w].to(torch.float32)
     return flat.view(n, h, w, c).permute(0, 3, 1, 2) if call.last_in else flat.view(n, c, h, w)
+
+
+class _Timed:
+    """What is timed to find the break-even."""
+
+    def __init__(self, weight: Tensor, geometry: Geometry) -> None:
+        self.weight, self.bias, self.geometry = weight.detach(), torch.zeros(len(weight)), geometry
+
+    def forward(self, x: Tensor) -> None:
+        self.call = _Call(x, self.weight, self.geometry)
+        self.mask = _forward(self.call, x, self.weight, self.bias)[1]
+
+    def gradient(self, g: Tensor) -> None:
+        _for_parameters(self.call, self.weight, self.mask, None, g)
+
+
+def break_even_of(x: Tensor, weight: Tensor, geometry: Geometry, training: bool) -> float:
+    """The density up to which spikes are used for this convolution; measured at the first call of its shape."""
+    call = _Call(x, weight, geometry)
+    return break_even(x, weight, geometry, call.out_shape, training, lambda: _Timed(weight, geometry))
 
 
 def _refusal(x: Any, weight: Tensor, bias: Tensor | None) -> str | None:
@@ -167,12 +181,12 @@ def _choose(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     if max(weight.numel() // len(weight) * (len(weight) + 256), x.numel() // len(x)) > _MOST:
         return None, "dense: too large for positions of 32 bits"
     learns = torch.is_grad_enabled() and weight.requires_grad
-    limit = (pinned() or BREAK_EVEN[_C.isa()])[learns]
     kernel, data = weight.detach().contiguous(), call.dense(x.detach(), call.last_in)
     density = _C.conv_density(data.data_ptr(), data.numel(), kernel.data_ptr(), kernel.numel())
     if isnan(density):
         return None, "dense: the weights are not all finite"
-    if density > limit:
+    limit = break_even_of(x, weight, geometry, learns)
+    if density >= limit:
         return None, f"dense: {density:.1%} of the input is not 0, and spikes pay up to {limit:.0%}"
     return call, f"from spikes: {density:.1%} of the input is not 0"
 
@@ -190,7 +204,8 @@ def sparse_conv2d(
     y[n, o, i, j] = bias[o] + sum over c, k, l of weight[o, c, k, l] x[n, c, i s + k d - p, j s + l d - p]
 
     The products of torch's, without those with 0, summed in another order. The density is estimated from a sample of
-    the input; above the break-even (see `BREAK_EVEN`), and wherever the library cannot be used, torch's own runs.
+    the input; above the break-even (measured once per shape, or pinned by `spike_break_even`), and wherever the library
+    cannot be used, torch's own runs.
 
     Args:
         x: [N, C, H, W]; any values, best mostly 0. Contiguous or channels-last, and so is what comes out.

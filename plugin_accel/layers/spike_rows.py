@@ -34,7 +34,10 @@ def _address(t: Tensor | None) -> int:
 
 
 def sampled(matrix: Tensor) -> tuple[float, bool]:
-    """(density, whether an entry is neither 0 nor 1) of some rows: of one in 128, 8 at least, 48 or 12288 entries at most."""
+    """(density, whether an entry is neither 0 nor 1) of some rows.
+
+    Of one in 128, but at most 48 or as many as have 12288 entries, and at least 8.
+    """
     rows, inputs = matrix.shape
     wanted = max(8, min(_SAMPLED_ROWS, rows // _SAMPLED_PART, _SAMPLED_ENTRIES // max(inputs, 1)))
     entries, nonzero, graded = _C.sparse_sample(
@@ -59,7 +62,16 @@ def compress(matrix: Tensor, limit: float) -> Kept | None:
     fp64 = matrix.dtype is torch.float64
     room = int(min(limit, 1.0) * rows * inputs) + rows // 2 + 128 if limit > 0 else 0
     lists = empty((room,), torch.int16)
-    at = (matrix.data_ptr(), rows, inputs, matrix.stride(0), mask.data_ptr(), offsets.data_ptr(), lists.data_ptr(), room)
+    at = (
+        matrix.data_ptr(),
+        rows,
+        inputs,
+        matrix.stride(0),
+        mask.data_ptr(),
+        offsets.data_ptr(),
+        lists.data_ptr(),
+        room,
+    )
     entries, nonzero, graded = _C.sparse_scan(fp64, *at, threads)
     if nonzero >= limit * max(entries, 1):
         return None if graded else Kept(rows, inputs, offsets, mask, None, None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from plugin_accel import bench
-from plugin_accel.bench import sparse_suite
+from plugin_accel.bench import sparse_convs, sparse_suite
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +23,8 @@ def _threads() -> Iterator[None]:
 
 def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "tables.md"
-    name = sparse_suite.SWEEPS[0].name
-    arguments = ["--sparse", "--quick", "--only", name, "--out", str(tmp_path), "--markdown", str(table)]
+    name, conv = sparse_suite.SWEEPS[0].name, sparse_convs.CONVS[0].name
+    arguments = ["--sparse", "--quick", "--only", f"{name},{conv}", "--out", str(tmp_path), "--markdown", str(table)]
     assert bench.main(arguments) == 0
     results = json.loads((tmp_path / "sparse-cpu.json").read_text())
     (sweep,) = results["sweeps"]
@@ -34,6 +34,12 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for call in point["calls"].values():
             linear, spikes = (call["peers"][peer]["median_s"] for peer in (sparse_suite.LINEAR, sparse_suite.SPIKES))
             assert call["ratio"] == linear / spikes
+    (convolution,) = results["convolutions"]
+    assert convolution["name"] == conv and set(convolution["break_even"]) == set(sparse_convs.CALLS)
+    for point in convolution["points"]:
+        assert point["error"] <= 1e-5
+        for call in point["calls"].values():
+            assert call["ratio"] == call["dense_s"] / call["spikes_s"]
     assert "| 2.0% |" in table.read_text() and (tmp_path / "sparse-cpu.png").stat().st_size > 10_000
     assert "SpikeLinear" in capsys.readouterr().out + table.read_text()
 
@@ -41,7 +47,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--host", "sparse", "--list"]) == 0
     names = capsys.readouterr().out.split()
-    assert names == [sweep.name for sweep in sparse_suite.SWEEPS] and len(names) == 5
+    assert names == [workload.name for workload in (*sparse_suite.SWEEPS, *sparse_convs.CONVS)] and len(names) == 9
     assert bench.main(["--sparse", "--only", "nothing"]) == 1
 
 

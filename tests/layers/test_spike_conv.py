@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from plugin_accel import _C
-from plugin_accel.layers import SpikeConv2d, sparse_conv2d, spike_break_even, spike_conv
+from plugin_accel.layers import (
+    SpikeConv2d,
+    sparse_conv2d,
+    spike_break_even,
+    spike_choice,
+    spike_conv,
+    spike_conv_choice,
+)
 
 ALWAYS = 2.0
 
@@ -254,3 +261,30 @@ def test_adds_nothing_to_its_base() -> None:
     x = _spikes((2, 4, 8, 8), 0.2, False, torch.Generator().manual_seed(0))
     with spike_break_even(ALWAYS):
         _close(sparse_conv2d(x, dense.weight, dense.bias), F.conv2d(x, dense.weight, dense.bias))
+
+
+def test_the_break_even_is_measured_once() -> None:
+    """Of each shape, with and without gradients of the weights, unless one is pinned; a wide net of guesses."""
+    measured = spike_conv_choice.measured
+    layer = _pair(nn.Conv2d(4, 16, 3, padding=1))[1]
+    x = _spikes((4, 4, 8, 8), 0.05, False, torch.Generator().manual_seed(0))
+    spike_choice.forget()
+    state = torch.random.get_rng_state()
+    for _ in range(2):
+        layer(x)
+        with torch.no_grad():
+            layer(x)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    found = [dict(zip(spike_conv_choice.KEY, key, strict=True)) for key in measured]
+    assert sorted(key["training"] for key in found) == [False, True]
+    assert all(key["shape"] == (4, 8, 8) and key["images"] <= 4 for key in found)
+    assert all(0 <= limit <= 1 for limit in measured.values())
+    for key in measured:
+        measured[key] = 0.0  # as if spikes never won
+    assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
+    assert "spikes pay up to 0%" in str(spike_conv.last_call(layer))
+    with spike_break_even(ALWAYS):
+        layer(x)
+    assert "from spikes" in str(spike_conv.last_call(layer))
+    spike_choice.forget()
+    assert not measured
