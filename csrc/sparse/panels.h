@@ -17,8 +17,8 @@ bool pack(const void* weight, int64_t inputs, const Tile& tile, void* panel) {
   const R* from = static_cast<const R*>(weight) + tile.first * inputs;
   R* to = static_cast<R*>(panel);
   if (tile.columns < wide) memset(to, 0, static_cast<size_t>(inputs * wide) * sizeof(R));
-  for (int64_t k = 0; k < inputs; k += kSquare)
-    for (int64_t c = 0; c < tile.columns; c += kSquare)
+  for (int64_t c = 0; c < tile.columns; c += kSquare)  // as few rows of the weight at once as the hardware follows
+    for (int64_t k = 0; k < inputs; k += kSquare)
       transpose(from + c * inputs + k, inputs, std::min(kSquare, tile.columns - c), std::min(kSquare, inputs - k),
                 to + k * wide + c, wide);
   R odd[kSquare] = {};  // x - x is zero where x is finite, NaN elsewhere
