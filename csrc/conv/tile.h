@@ -1,5 +1,6 @@
 // One image, forward and back: a row of packed weights is added for each spike and place of the kernel.
 #pragma once
+#include "../sums/rows.h"
 #include "../sums/transpose.h"
 #include "places.h"
 
@@ -21,12 +22,7 @@ void forward_places(const Problem& p, const Space& s, int64_t first, int64_t cou
     V sum[kVectors];
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) sum[j] = V::load(bias + j * V::width);
-    for (int32_t e = 0; e < entries; ++e) {
-      const float* w = weights + s.reach[e] * kPanel;
-      const V value = V::all(Graded ? s.value[e] : 1.0f);
-#pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) sum[j].add(value, V::load(w + j * V::width));
-    }
+    sums::PA_ISA::add_rows<Graded>(sum, entries, s.value, [&](int64_t e) { return weights + s.reach[e] * kPanel; });
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) sum[j].store(out + j * V::width);
   }

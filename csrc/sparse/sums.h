@@ -1,7 +1,6 @@
-// Sums of rows of a panel [..][vectors][width], picked by indices: what both products consist of. A column's terms are
-// added in ascending order of the index in one chain.
+// Sums of rows of a panel [..][vectors][width], picked by indices: what both products consist of.
 #pragma once
-#include "../egru/vector.h"
+#include "../sums/rows.h"
 #include "problem.h"
 
 namespace sparse {
@@ -9,21 +8,7 @@ namespace PA_ISA {
 
 using egru::PA_ISA::Vec;
 
-template <class R, int N, bool Graded>
-PA_HD void add_rows(Vec<R> (&sum)[N], const R* panel, const uint16_t* index, const R* values, int64_t count) {
-  using V = Vec<R>;
-  for (int64_t e = 0; e < count; ++e) {
-    const R* row = panel + static_cast<int64_t>(index[e]) * (N * V::width);
-    if constexpr (Graded) {
-      const V s = V::all(values[e]);
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) sum[j].add(s, V::load(row + j * V::width));
-    } else {
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) sum[j].add(V::load(row + j * V::width));
-    }
-  }
-}
+using sums::PA_ISA::add_rows;
 
 constexpr int64_t kRowsAhead = 2;  // rows of the result that are on their way while a sum is taken
 
@@ -55,7 +40,7 @@ void forward(const Spikes& x, int64_t begin, int64_t end, const Tile& tile, cons
   specialised(tile.vectors, x.values != nullptr, [&](auto n, auto graded) {
     using V = Vec<R>;
     constexpr int N = decltype(n)::value, wide = N * V::width;
-    const R* values = static_cast<const R*>(x.values);
+    const R *rows = static_cast<const R*>(panel), *values = static_cast<const R*>(x.values);
     R first[wide] = {}, last[wide];
     if (bias) memcpy(first, static_cast<const R*>(bias) + tile.first, static_cast<size_t>(tile.columns) * sizeof(R));
     for (int64_t r = begin; r < end; ++r) {
@@ -63,8 +48,8 @@ void forward(const Spikes& x, int64_t begin, int64_t end, const Tile& tile, cons
       const int64_t at = x.offsets[r];
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) sum[j] = V::load(first + j * V::width);
-      add_rows<R, N, decltype(graded)::value>(sum, static_cast<const R*>(panel), x.index + at,
-                                              decltype(graded)::value ? values + at : nullptr, x.offsets[r + 1] - at);
+      add_rows<decltype(graded)::value>(sum, x.offsets[r + 1] - at, values ? values + at : nullptr,
+                                        [&](int64_t e) { return rows + int64_t{x.index[at + e]} * wide; });
       R* to = static_cast<R*>(out) + r * ldo + tile.first;
       for (int j = 0; j < N; ++j) __builtin_prefetch(to + kRowsAhead * ldo + j * V::width, 1);
       const bool whole = tile.columns == wide;
@@ -81,6 +66,7 @@ void columns(const int32_t* starts, const uint16_t* index, const void* values, i
   specialised(tile.vectors, values != nullptr, [&](auto n, auto graded) {
     using V = Vec<R>;
     constexpr int N = decltype(n)::value;
+    const R* rows = static_cast<const R*>(panel);
     for (int64_t k = begin; k < end; ++k) {
       V sum[N];
       R* to = static_cast<R*>(total) + (k - begin) * N * V::width;
@@ -88,9 +74,8 @@ void columns(const int32_t* starts, const uint16_t* index, const void* values, i
       if (count == 0 && !fresh) continue;
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) sum[j] = fresh ? V::all(R(0)) : V::load(to + j * V::width);
-      add_rows<R, N, decltype(graded)::value>(sum, static_cast<const R*>(panel), index + at,
-                                              decltype(graded)::value ? static_cast<const R*>(values) + at : nullptr,
-                                              count);
+      add_rows<decltype(graded)::value>(sum, count, values ? static_cast<const R*>(values) + at : nullptr,
+                                        [&](int64_t e) { return rows + int64_t{index[at + e]} * (N * V::width); });
 #pragma GCC unroll 8
       for (int j = 0; j < N; ++j) sum[j].store(to + j * V::width);
     }

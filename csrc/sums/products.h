@@ -1,14 +1,13 @@
 // Products of rows with packed weights: dense in registers, or the weights' rows of the non-zero values alone. Every
 // sum runs over k in order in one chain, so that leaving out the zeros changes no bit (with finite weights).
 #pragma once
-#include "../egru/vector.h"
+#include "rows.h"
 
 namespace sums {
 namespace PA_ISA {
 
 using egru::PA_ISA::nonzero;
 using egru::PA_ISA::round_up;
-using egru::PA_ISA::Vec;
 
 constexpr int64_t kAhead = 8;  // rows of a panel that are on their way from L2
 
@@ -64,9 +63,7 @@ inline void gather_tile(const R* a, int64_t lda, const int32_t* active, int64_t 
       sum[i][j] = first.to ? V::load(first.to + i * first.row + j * first.vector) : V::all(R(0));
   const auto add = [&](int i, int e) __attribute__((always_inline)) {
     const int64_t k = active[i * room + e];
-    const V s = V::all(a[i * lda + k]);
-#pragma GCC unroll 24
-    for (int j = 0; j < Vectors; ++j) sum[i][j].add(s, V::load(panel + (k * Vectors + j) * V::width));
+    add_row(sum[i], a[i * lda + k], panel + k * Vectors * V::width);
   };
   for (int e = 0; e < shared; ++e)
 #pragma GCC unroll 24
