@@ -258,17 +258,20 @@ Weights::Weights(bool fp64, const void* weight, int64_t inputs, int64_t outputs,
   }
   groups_.push_back(at_.size());
   std::atomic<bool> finite{true};
-  each(static_cast<int64_t>(tiles_.size()), threads, [&](int64_t i, int) {
-    const size_t t = static_cast<size_t>(i);
-    if (!kernels_.pack(weight, inputs, tiles_[t], const_cast<char*>(at_[t]))) finite = false;
-  });
-  finite_ = finite;
   const int64_t words = inputs * outputs * item_bytes(fp64) / 4;
   hashes_.resize(static_cast<size_t>(ceil_div(words, kLineWords)));
-  each(ceil_div(words, kHashed), threads, [&](int64_t i, int) {
-    kernels_.hash(static_cast<const uint32_t*>(weight) + i * kHashed, std::min(kHashed, words - i * kHashed),
-                  hashes_.data() + i * kHashed / kLineWords);
+  each(static_cast<int64_t>(tiles_.size()), threads, [&](int64_t i, int) {
+    const size_t t = static_cast<size_t>(i);
+    const Tile& tile = tiles_[t];
+    if (!kernels_.pack(weight, inputs, tile, const_cast<char*>(at_[t]))) finite = false;
+    // The lines that begin in the tile, while they are near.
+    const int64_t row = words / outputs, first = ceil_div(tile.first * row, kLineWords);
+    const int64_t end = std::min(words, up((tile.first + tile.columns) * row, kLineWords));
+    const uint32_t* from = static_cast<const uint32_t*>(weight);
+    if (first * kLineWords < end)
+      kernels_.hash(from + first * kLineWords, end - first * kLineWords, hashes_.data() + first);
   });
+  finite_ = finite;
 }
 
 bool Weights::same(const void* weight, int64_t wanted, int threads) const {

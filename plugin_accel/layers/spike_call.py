@@ -79,7 +79,7 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
             return quick
         if type(x) in _PLAIN and x.numel() * weight.shape[0] < LEAST_WORK:
             return F.linear(x, weight, bias)
-    if refusal(x, weight, bias) is not None or (work := x.numel() * weight.shape[0]) == 0:
+    if refusal(x, weight, bias) is not None or x.numel() * weight.shape[0] == 0:
         return F.linear(x, weight, bias)
     training = torch.is_grad_enabled() and (
         x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
@@ -97,7 +97,7 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, chosen: BreakEven | None
                 remember(x, weight, bias, int(limits.forward * x.numel()))
     if found is None:
         if chosen is None:
-            skip(weight, work)
+            skip(weight, x.numel())
         found = F.linear(x, weight, bias)
     return found
 

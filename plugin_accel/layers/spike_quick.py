@@ -40,10 +40,11 @@ def remember(x: Tensor, weight: Tensor, bias: Tensor | None, most: int) -> None:
     )
 
 
-def skip(weight: Tensor, work: int) -> None:
+def skip(weight: Tensor, entries: int) -> None:
     """Take note of a call that was found to be dense: of small ones, the next few are dense without a look."""
-    if work < SMALL_WORK and spike_choice.pinned() is None:
-        known(weight).skip[torch.is_grad_enabled()] = _SKIPPED
+    if entries * weight.shape[0] < SMALL_WORK and spike_choice.pinned() is None:
+        of, training = known(weight), torch.is_grad_enabled()
+        of.skip[training], of.skipped[training] = _SKIPPED, entries
 
 
 def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -52,7 +53,7 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     if of is None:
         return None
     training = torch.is_grad_enabled()
-    if of.skip[training] and spike_choice.pinned() is None:
+    if of.skip[training] and type(x) is Tensor and x.numel() == of.skipped[training] and spike_choice.pinned() is None:
         of.skip[training] -= 1
         return F.linear(x, weight, bias)
     plan, made = of.plan, of.packed
@@ -81,5 +82,5 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     seen = made.kernels.step(x.data_ptr(), plan.rows, plan.inputs, plan.most, where, out.data_ptr(), plan.threads)
     if seen >= 0:
         return out
-    skip(weight, plan.rows * plan.inputs * made.shape[0])
+    skip(weight, plan.rows * plan.inputs)
     return F.linear(x, weight, bias)

@@ -52,6 +52,8 @@ class Known:
     owner: weakref.ref[Tensor]
     skip: list[int] = field(default_factory=lambda: [0, 0])
     """Small calls that are dense without a look at the input, since earlier ones were: without and with gradients."""
+    skipped: list[int] = field(default_factory=lambda: [0, 0])
+    """Entries of their inputs: a call of another size, such as one of all steps at once, is looked at."""
     packed: Packed | None = None
     plan: Plan | None = None
 

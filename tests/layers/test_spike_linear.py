@@ -507,3 +507,22 @@ def test_a_weight_that_is_no_parameter_of_its_layer() -> None:
     layer.__class__ = SpikeLinear
     with spike_break_even(2.0):
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_small_dense_calls_say_nothing_of_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a loop that were dense, then all of them at once, from few spikes: kept compressed."""
+    monkeypatch.setattr(spike_choice, "break_even", lambda *_: spike_choice.BreakEven(0.1, 0.1))
+    layer = pair(600, 300)[1]
+    steps = torch.rand(20, 600)
+    whole = spikes(400, 600, 0.02, "binary", torch.float32).requires_grad_()
+    layer(steps)
+    assert spike_weights.KNOWN[id(layer.weight)].skip[True]
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer(whole)
+    assert (
+        sum(t.nbytes for t in kept if t is not layer.weight and t.data_ptr() != layer.weight.data_ptr())
+        < 0.1 * whole.nbytes
+    )
+    layer(steps)
+    assert spike_weights.KNOWN[id(layer.weight)].skip[True] == 30
