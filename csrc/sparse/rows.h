@@ -113,6 +113,7 @@ inline void hash(const uint32_t* from, int64_t words, uint32_t* to) {
     return (mixed ^ (mixed >> 15)) * (0x85EBCA6Bu + 2 * static_cast<uint32_t>(i));
   };
   for (; words >= kLineWords; words -= kLineWords, from += kLineWords) {
+    __builtin_prefetch(from + kFloatsAhead);
     uint32_t sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < kLineWords; ++i) sum += mix(from[i], i);
