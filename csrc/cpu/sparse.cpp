@@ -14,11 +14,10 @@ namespace sparse {
 namespace {
 
 constexpr int64_t kPanelBytes = int64_t(1) << 20;  // of panels that are read at random: half of a common L2
-constexpr int64_t kTileBytes = 256;
-constexpr int64_t kRowsTogether = 64;       // with all tiles of a group: their results' pages stay known
-constexpr int64_t kHashed = 4096;           // words at a time
-constexpr int64_t kParallelWork = 1 << 16;  // additions below which a second thread costs too much
-constexpr int64_t kFewTasks = 8;            // fewer column tiles than this are cut by inputs, too
+constexpr int64_t kRowsTogether = 64;              // with all tiles of a group: their results' pages stay known
+constexpr int64_t kHashed = 4096;                  // words at a time
+constexpr int64_t kParallelWork = 1 << 16;         // additions below which a second thread costs too much
+constexpr int64_t kFewTasks = 8;                   // fewer column tiles than this are cut by inputs, too
 constexpr int64_t kLeastBlock = int64_t(2) << 20;
 
 const Kernels& find(bool fp64) {

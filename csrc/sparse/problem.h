@@ -6,6 +6,7 @@
 namespace sparse {
 
 constexpr int64_t kMostInputs = 65536;  // indices have 16 bits
+constexpr int64_t kTileBytes = 256;     // of a row of a panel, at most
 constexpr int64_t kLineWords = 16;      // of 32 bits in a cache line
 constexpr int64_t kBlockRows = 2048;    // rows whose gradients are summed from one tile; fits the indices
 

@@ -13,7 +13,7 @@ using sums::PA_ISA::add_rows;
 constexpr int64_t kRowsAhead = 2;  // rows of the result that are on their way while a sum is taken
 
 // Calls body with the number of vectors, and whether there are values, as constants.
-template <class Body>
+template <class R, class Body>
 PA_HD void specialised(int vectors, bool graded, const Body& body) {
   using std::integral_constant;
   const auto with = [&](auto n) __attribute__((always_inline)) {
@@ -22,22 +22,17 @@ PA_HD void specialised(int vectors, bool graded, const Body& body) {
     else
       body(n, std::false_type{});
   };
-  switch (vectors) {
-    case 1:
-      return with(integral_constant<int, 1>{});
-    case 2:
-      return with(integral_constant<int, 2>{});
-    case 4:
-      return with(integral_constant<int, 4>{});
-    default:
-      return with(integral_constant<int, 8>{});
-  }
+  if (vectors == 1) return with(integral_constant<int, 1>{});
+  if (vectors == 2) return with(integral_constant<int, 2>{});
+  if constexpr (8 * Vec<R>::width * sizeof(R) <= kTileBytes)
+    if (vectors == 8) return with(integral_constant<int, 8>{});
+  with(integral_constant<int, 4>{});
 }
 
 template <class R>
 void forward(const Spikes& x, int64_t begin, int64_t end, const Tile& tile, const void* panel, const void* bias,
              void* out, int64_t ldo) {
-  specialised(tile.vectors, x.values != nullptr, [&](auto n, auto graded) {
+  specialised<R>(tile.vectors, x.values != nullptr, [&](auto n, auto graded) {
     using V = Vec<R>;
     constexpr int N = decltype(n)::value, wide = N * V::width;
     const R *rows = static_cast<const R*>(panel), *values = static_cast<const R*>(x.values);
@@ -63,7 +58,7 @@ void forward(const Spikes& x, int64_t begin, int64_t end, const Tile& tile, cons
 template <class R>
 void columns(const int32_t* starts, const uint16_t* index, const void* values, int64_t begin, int64_t end,
              const Tile& tile, const void* panel, void* total, bool fresh) {
-  specialised(tile.vectors, values != nullptr, [&](auto n, auto graded) {
+  specialised<R>(tile.vectors, values != nullptr, [&](auto n, auto graded) {
     using V = Vec<R>;
     constexpr int N = decltype(n)::value;
     const R* rows = static_cast<const R*>(panel);

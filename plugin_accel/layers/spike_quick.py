@@ -10,6 +10,7 @@ import weakref
 import torch
 from torch import Tensor
 from torch._C import _len_torch_function_stack
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.nn import functional as F
 
 from plugin_accel.hosts.inputs import is_watched
@@ -53,7 +54,13 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
     if of is None:
         return None
     training = torch.is_grad_enabled()
-    if of.skip[training] and type(x) is Tensor and x.numel() == of.skipped[training] and spike_choice.pinned() is None:
+    if (
+        of.skip[training]
+        and type(x) is Tensor
+        and x.numel() == of.skipped[training]
+        and spike_choice.pinned() is None
+        and not (training and _top_saved_tensors_default_hooks(False))  # checkpointing repeats the call, and counts
+    ):
         of.skip[training] -= 1
         return F.linear(x, weight, bias)
     plan, made = of.plan, of.packed

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from plugin_accel import _C
 from plugin_accel.layers import SpikeLinear, sparse_linear, spike_break_even, spike_choice, spike_weights
@@ -526,3 +527,17 @@ def test_small_dense_calls_say_nothing_of_larger_ones(monkeypatch: pytest.Monkey
     )
     layer(steps)
     assert spike_weights.KNOWN[id(layer.weight)].skip[True] == 30
+
+
+def test_checkpointing_while_dense_calls_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a call keeps is what its repetition keeps, though the next look would have come between them."""
+    monkeypatch.setattr(spike_choice, "break_even", lambda *_: spike_choice.BreakEven(0.1, 0.1))
+    layer = pair(600, 300)[1]
+    layer(torch.rand(400, 600))
+    of = spike_weights.KNOWN[id(layer.weight)]
+    while of.skip[True] > 1:
+        layer(torch.rand(400, 600))
+    x = spikes(400, 600, 0.02, "binary", torch.float32).requires_grad_()
+    y = checkpoint(layer, x, use_reentrant=False)
+    y.sum().backward()
+    assert_close(x.grad, layer.weight.detach().sum(0).expand(400, 600))
