@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import _len_torch_function_stack
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from plugin_accel.layers.spike_choice import BreakEven
 from plugin_accel.layers.spike_quick import FEW_ROWS, LEAST_WORK, quick_call, remember, skip
 from plugin_accel.layers.spike_rows import Kept, compress, expanded, product, sampled, slimmed, weight_gradients
 from plugin_accel.layers.spike_weights import packed
+from plugin_accel.modes import has_function_mode
 
 MOST_INPUTS = 65536
 """Indices have 16 bits."""
@@ -55,7 +55,7 @@ def refusal(x: Any, weight: Any, bias: Any) -> str | None:
         return "an operand cannot be read as it is"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
-    if is_watched() or _len_torch_function_stack():
+    if is_watched() or has_function_mode():
         return "something watches every operation"
     return None
 
@@ -239,7 +239,7 @@ class _Product(torch.autograd.Function):
 
 def _is_readable(g: Tensor) -> bool:
     """Whether a gradient is plain memory; under `is_grads_batched` it is not."""
-    return type(g) is Tensor and not (is_legacy_batchedtensor(g) or is_watched() or _len_torch_function_stack())
+    return type(g) is Tensor and not (is_legacy_batchedtensor(g) or is_watched() or has_function_mode())
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

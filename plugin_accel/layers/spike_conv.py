@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C import _get_tracing_state, _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn.grad import conv2d_input, conv2d_weight
@@ -18,6 +18,7 @@ from plugin_accel import _C
 from plugin_accel.backends.cpu_memory import pooled
 from plugin_accel.layers.spike_conv_choice import Geometry, break_even
 from plugin_accel.layers.spike_record import recorded
+from plugin_accel.modes import has_function_mode
 
 __all__ = ["Geometry", "SpikeConv2d", "break_even_of", "last_call", "sparse_conv2d"]
 
@@ -154,7 +155,7 @@ def _refusal(x: Any, weight: Tensor, bias: Tensor | None) -> str | None:
         return "torch.jit is tracing"
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return "a transform of torch.func or forward-mode differentiation is active"
-    if _len_torch_dispatch_stack() or _len_torch_function_stack():
+    if _len_torch_dispatch_stack() or has_function_mode():
         return "a mode of torch is active"
     tensors = [t for t in (x, weight, bias) if t is not None]
     if any(type(t) not in (Tensor, nn.Parameter) or t.layout is not torch.strided for t in tensors):

@@ -9,13 +9,13 @@ import weakref
 
 import torch
 from torch import Tensor
-from torch._C import _len_torch_function_stack
 from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.nn import functional as F
 
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.layers import spike_choice
 from plugin_accel.layers.spike_weights import FEW_LINES, KNOWN, Plan, is_current, known
+from plugin_accel.modes import has_function_mode
 
 FEW_ROWS = 16
 """So many are looked at and multiplied in one call of the library."""
@@ -80,7 +80,7 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         or plan.threads != torch.get_num_threads()
         or torch.is_autocast_enabled("cpu")
         or is_watched()
-        or _len_torch_function_stack()
+        or has_function_mode()
         or not made.kernels.same(made.address, FEW_LINES, 1)
     ):
         return None

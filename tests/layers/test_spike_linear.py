@@ -452,6 +452,14 @@ def test_what_is_kept_for_backward(density: float, kind: str, way: tuple[float, 
             assert 0 < saved_bytes(layer, x) <= most * rows * inputs
 
 
+def test_a_default_device_is_no_mode() -> None:
+    """`torch.set_default_device` is a mode of torch, and the spikes are counted all the same."""
+    layer, x = pair(768, 400)[1], spikes(1000, 768, 0.05, "binary", torch.float32)
+    with spike_break_even(*SPARSE), torch.device("cpu"):
+        assert refusal(layer, x) is None
+        assert 0 < saved_bytes(layer, x) <= 0.5 * x.numel()
+
+
 def test_the_pin_and_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pin wins and measures nothing; a measurement is made once per shape."""
     monkeypatch.setattr(spike_choice, "_variable", None)
