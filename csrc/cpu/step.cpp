@@ -3,7 +3,10 @@
 // [outer, inner]; the caller has seen to it.
 #include "step.h"
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "dispatch.h"
 #include "fastcall.h"
@@ -16,6 +19,17 @@ namespace {
 
 void expect(bool fine) {
   if (!fine) throw py::type_error("step: expected the arguments it was prepared for");
+}
+
+template <class T>
+const T* pointer(PyObject* capsule) {
+  const void* p = PyCapsule_GetPointer(capsule, nullptr);
+  if (!p) throw py::error_already_set();
+  return static_cast<const T*>(p);
+}
+
+void put(const py::tuple& into, Py_ssize_t i, PyObject* object) {
+  PyTuple_SET_ITEM(into.ptr(), i, py::reinterpret_borrow<py::object>(object).release().ptr());
 }
 
 class Step {
@@ -54,92 +68,159 @@ class Step {
   // (x, states before or None, params, keep) -> (kept or None, out, states after)
   py::object forward(PyObject* const* given, Py_ssize_t count) const {
     expect(count == 4);
-    return forward(given[0], Items(given[1]), Items(given[2]), given[3] == Py_True);
+    Made made = forward(given[0], Items(given[1]), Items(given[2]), given[3] == Py_True, false);
+    const py::object last = tensors::checked(PyTuple_GetSlice(made.flat.ptr(), 1, 1 + states_));
+    return tensors::checked(PyTuple_Pack(3, made.kept.ptr(), item(made.flat.ptr(), 0), last.ptr()));
   }
 
   // (which of (x, *states) get a gradient, positions of the parameters that learn, kept, x or None, states before or
   // None, gradients of (out, *states after) or None) -> gradients of (x, *states, *learning parameters)
   py::object backward(PyObject* const* given, Py_ssize_t count) const {
     expect(count == 6);
-    return backward(Items(given[0]), Items(given[1]), given[2], given[3], Items(given[4]), Items(given[5]), 0);
+    const Items needs(given[0]);
+    expect(needs.size == 1 + states_);
+    return backward({needs[0] == Py_True, nullptr, nullptr, needs.at + 1}, Items(given[1]), given[2], given[3],
+                    Items(given[4]), Items(given[5]), 0);
   }
 
-  // As `forward` of an autograd function: (ctx, this step, params, positions of those that learn, what backward reads:
-  // 0: nothing, 1: the states, 2: the input and the states, x, *states, *learning params) -> (out, *states after)
+  // (out, *states after), without what backward would need; `heard`: see Call
+  py::tuple infer(PyObject* x, const Items& before, const Items& params, bool heard) const {
+    return forward(x, before, params, false, heard).flat;
+  }
+
+  // What an autograd function is told: how a step is differentiated.
+  struct Call {
+    py::object step;  // its capsule
+    py::tuple learned;
+    int reads;   // of backward: 0: nothing, 1: the states, 2: the input and the states
+    bool heard;  // the last two parameters are spikes and their weights, for one that is their product
+  };
+  static const Step& of(PyObject* capsule) { return *pointer<Step>(capsule); }
+
+  // As `forward` of an autograd function: (ctx, call, params, x, *states, *learning params) -> (out, *states after);
+  // where spikes are heard, x is followed by them and by their weights.
   static py::object apply(PyObject* const* given, Py_ssize_t count) {
-    expect(count >= kBlanks + 2);
-    const Step& step = of(given[1]);
-    expect(count >= kBlanks + 2 + step.states_);
-    const Items before(given + kBlanks + 2, step.states_);
-    const py::object made = step.forward(given[kBlanks + 1], before, Items(given[2]), true);
-    const int64_t reads = integer(given[4]);
-    py::tuple saved(reads ? 2 + step.states_ : 1), flat(1 + step.states_), made_by(2);
-    put(saved, 0, item(made.ptr(), 0));
-    if (reads) put(saved, 1, reads > 1 ? given[kBlanks + 1] : Py_None);
-    for (int k = 0; reads && k < step.states_; ++k) put(saved, 2 + k, before[k]);
-    put(flat, 0, item(made.ptr(), 1));
-    for (int k = 0; k < step.states_; ++k) put(flat, 1 + k, item(item(made.ptr(), 2), k));
-    put(made_by, 0, given[1]);
-    put(made_by, 1, given[3]);
-    tensors::save_for_backward(given[0], saved, made_by);
-    return std::move(flat);
+    expect(count > kBlanks + 1);
+    const Call& call = *pointer<Call>(given[1]);
+    const Step& step = of(call.step.ptr());
+    const int heard = call.heard ? 2 : 0, at = kBlanks + 1;
+    expect(count >= at + 1 + heard + step.states_);
+    const Items before(given + at + 1 + heard, step.states_);
+    Made made = step.forward(given[at], before, Items(given[2]), true, call.heard);
+    py::tuple saved(1 + heard + (call.reads ? 1 + step.states_ : 0));
+    put(saved, 0, made.kept.ptr());
+    for (int i = 0; i < heard; ++i) put(saved, 1 + i, given[at + 1 + i]);
+    if (call.reads) put(saved, 1 + heard, call.reads > 1 ? given[at] : Py_None);
+    for (int k = 0; call.reads && k < step.states_; ++k) put(saved, 2 + heard + k, before[k]);
+    tensors::save_for_backward(given[0], saved, given[1]);
+    return std::move(made.flat);
   }
 
   // As `backward` of it: (ctx, *gradients)
   static py::object apply_backward(PyObject* const* given, Py_ssize_t count) {
     expect(count >= 1);
     tensors::Saved saved = tensors::saved_by(given[0]);
-    const Step& step = of(item(saved.made_by.ptr(), 0));
-    const Items kept(saved.tensors);
-    Items needs(saved.needs);
-    expect(needs.size > kBlanks);
-    needs = Items(needs.at + kBlanks, needs.size - kBlanks);
+    const Call& call = *pointer<Call>(saved.made_by.ptr());
+    const Step& step = of(call.step.ptr());
+    const int heard = call.heard ? 2 : 0;
+    const Items kept(saved.tensors), needs(saved.needs);
+    expect(needs.size >= kBlanks + 1 + heard + step.states_);
+    PyObject* const* asked = needs.at + kBlanks;
+    Wanted wanted{asked[0] == Py_True, nullptr, nullptr, asked + 1 + heard};
+    if (heard) wanted.spikes = kept[1], wanted.weight = kept[2];
+    if (heard) wanted.of_spikes = asked[1] == Py_True, wanted.of_weight = asked[2] == Py_True;
     PyObject* none[kMaxStates] = {Py_None, Py_None, Py_None};
-    const bool reads = kept.size > 1;
-    return step.backward(needs, Items(item(saved.made_by.ptr(), 1)), kept[0], reads ? kept[1] : Py_None,
-                         reads ? Items(kept.at + 2, step.states_) : Items(none, step.states_),
+    return step.backward(wanted, Items(call.learned), kept[0], call.reads ? kept[1 + heard] : Py_None,
+                         call.reads ? Items(kept.at + 2 + heard, step.states_) : Items(none, step.states_),
                          Items(given + 1, count - 1), kBlanks);
   }
 
  private:
-  static constexpr int kBlanks = 4;  // arguments of `apply` before x that have no gradient
+  static constexpr int kBlanks = 2;  // arguments of `apply` before x that have no gradient
 
-  static const Step& of(PyObject* capsule) {
-    const void* step = PyCapsule_GetPointer(capsule, nullptr);
-    if (!step) throw py::error_already_set();
-    return *static_cast<const Step*>(step);
-  }
+  struct Made {
+    py::object kept;
+    py::tuple flat;  // (out, *states after)
+  };
 
-  static void put(const py::tuple& into, Py_ssize_t i, PyObject* object) {
-    PyTuple_SET_ITEM(into.ptr(), i, py::reinterpret_borrow<py::object>(object).release().ptr());
-  }
+  // What gets a gradient.
+  struct Wanted {
+    bool x;
+    PyObject *spikes, *weight;  // heard; null if none are
+    PyObject* const* states;    // True or False
+    bool of_spikes = false, of_weight = false;
+  };
 
-  py::object forward(PyObject* x, const Items& before, const Items& params, bool keep) const {
+  Made forward(PyObject* x, const Items& before, const Items& params, bool keep, bool heard) const {
     expect(before.size == states_);
     Problem p = base_;
-    py::tuple made(3), last(states_);
+    Made made{keep ? tensors::empty_like(kept_.ptr()) : py::none(), py::tuple(1 + states_)};
     p.x = row(tensors::data(x));
-    p.kept = row(make(made.ptr(), 0, keep, kept_));
-    p.out = row(make(made.ptr(), 1, true, row_));
+    p.kept = row(data_or_null(made.kept.ptr()));
+    p.out = row(make(made.flat.ptr(), 0, true, row_));
     for (int k = 0; k < states_; ++k) {
       p.first[k] = data_or_null(before[k]);
-      p.last[k] = make(last.ptr(), k, true, row_);
+      p.last[k] = make(made.flat.ptr(), 1 + k, true, row_);
     }
-    PyTuple_SET_ITEM(made.ptr(), 2, last.release().ptr());
     for (int k = 0; k < count_; ++k) {
-      expect(slots_[k].from < params.size);
-      p.param[slots_[k].index].data = tensors::data(params[slots_[k].from]);
+      const Slot& slot = slots_[k];
+      expect(slot.from < params.size);
+      const bool product = heard && !slot.model;
+      p.param[slot.index].data =
+          product ? hear(params[slot.from], params[slot.from + 1]) : tensors::data(params[slot.from]);
     }
     run([&](int threads) { run_single_forward(variant_, p, threads); });
     for (int k = 0; keep && k < count_; ++k)
       std::memcpy(kept_param(p, k), p.param[slots_[k].index].data, static_cast<size_t>(slots_[k].size) * sizeof(float));
-    return std::move(made);
+    return made;
+  }
+
+  // spikes * weight, until the next call in this thread
+  void* hear(PyObject* spikes, PyObject* weight) const {
+    thread_local std::vector<float> product;
+    product.resize(static_cast<size_t>(base_.outer * base_.inner));
+    multiply(static_cast<const float*>(tensors::data(spikes)), weight, product.data());
+    return product.data();
+  }
+
+  void multiply(const float* row, PyObject* weight, float* to) const {
+    const float* w = static_cast<const float*>(tensors::data(weight));
+    const int64_t columns = base_.outer * base_.inner;
+    if (tensors::count(weight) == 1)
+      for (int64_t j = 0; j < columns; ++j) to[j] = row[j] * *w;
+    else
+      for (int64_t o = 0; o < columns; o += base_.inner)
+        for (int64_t j = 0; j < base_.inner; ++j) to[o + j] = row[o + j] * w[j];
+  }
+
+  // The gradient of the weight: sums of drive * spikes.
+  py::object of_weight(const float* drive, PyObject* spikes, PyObject* weight) const {
+    const float* s = static_cast<const float*>(tensors::data(spikes));
+    const int64_t columns = base_.outer * base_.inner;
+    py::object made = tensors::empty_like(weight);
+    float* to = static_cast<float*>(tensors::data(made.ptr()));
+    if (tensors::count(weight) == 1) {
+      constexpr int kLanes = 64;  // some hundred terms each: no worse than torch's own sum
+      float lanes[kLanes] = {};
+      int64_t c = 0;
+      for (; c + kLanes <= columns; c += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] += drive[c + j] * s[c + j];
+      double sum = 0;
+      for (const float lane : lanes) sum += lane;
+      for (; c < columns; ++c) sum += drive[c] * s[c];
+      *to = static_cast<float>(sum);
+      return made;
+    }
+    std::fill(to, to + base_.inner, 0.0f);
+    for (int64_t o = 0; o < columns; o += base_.inner)
+      for (int64_t j = 0; j < base_.inner; ++j) to[j] += drive[o + j] * s[o + j];
+    return made;
   }
 
   // The result starts with `blanks` times None.
-  py::object backward(const Items& needs, const Items& learned, PyObject* kept, PyObject* x, const Items& before,
+  py::object backward(const Wanted& wanted, const Items& learned, PyObject* kept, PyObject* x, const Items& before,
                       const Items& incoming, int blanks) const {
-    expect(needs.size > states_ && before.size == states_ && incoming.size == 1 + states_);
+    expect(before.size == states_ && incoming.size == 1 + states_);
     Problem p = base_;
     py::object held[1 + kMaxStates];  // copies must outlive the call
     const auto gradient = [&](int i) -> void* {
@@ -147,9 +228,9 @@ class Step {
       held[i] = tensors::readable(incoming[i]);
       return tensors::data(held[i].ptr());
     };
-    bool wants_x = needs[0] == Py_True;
+    bool wants_x = wanted.x || wanted.of_spikes || wanted.of_weight;
     ParamGradient gradients[kMaxParams] = {};
-    const int at = blanks, behind = blanks + 1 + states_;
+    const int heard = wanted.spikes ? 2 : 0, at = blanks, behind = blanks + 1 + heard + states_;
     py::tuple made(behind + learned.size);
     for (int i = 0; i < blanks; ++i) put(made, i, Py_None);
     for (Py_ssize_t i = 0; i < learned.size; ++i) {
@@ -166,7 +247,7 @@ class Step {
     for (int k = 0; k < states_; ++k) {
       p.first[k] = data_or_null(before[k]);
       p.g_last[k] = gradient(1 + k);
-      p.g_first[k] = make(made.ptr(), at + 1 + k, needs[1 + k] == Py_True, row_);
+      p.g_first[k] = make(made.ptr(), at + 1 + heard + k, wanted.states[k] == Py_True, row_);
     }
     for (int k = 0; k < count_; ++k) p.param[slots_[k].index].data = slots_[k].size ? kept_param(p, k) : nullptr;
     run([&](int threads) { run_single_backward(variant_, p, threads, gradients); });
@@ -175,7 +256,13 @@ class Step {
       if (!slot.model) made[behind + i] = made[at];  // what the input's gradient is, too
       if (slot.of_spikes && !p.g_out.data) made[behind + i] = py::none();
     }
-    if (needs[0] != Py_True) made[at] = py::none();
+    if (heard) {
+      const float* drive = static_cast<const float*>(p.g_x.data);
+      void* of_spikes = make(made.ptr(), at + 1, wanted.of_spikes, row_);
+      if (of_spikes) multiply(drive, wanted.weight, static_cast<float*>(of_spikes));
+      made[at + 2] = wanted.of_weight ? of_weight(drive, wanted.spikes, wanted.weight) : py::none();
+    }
+    if (!wanted.x) made[at] = py::none();
     return std::move(made);
   }
 
@@ -235,7 +322,73 @@ PyObject* free_called(PyObject*, PyObject* const* given, Py_ssize_t count) {
   return translated([&] { return function(given, count); });
 }
 
-// (forward, backward, what `apply` takes) of a step
+// A step called from Python: by an autograd function where something asks for a gradient.
+class Run {
+ public:
+  // apply: of the autograd function; call_of: makes a Call for the parameters that learn
+  Run(py::object step, py::object apply, py::object call_of, bool heard)
+      : step_(std::move(step)), apply_(std::move(apply)), call_of_(std::move(call_of)), heard_(heard) {}
+
+  // (x, states before or None, params, positions of those that require a gradient, whether x or a state does) ->
+  // (out, *states after)
+  py::object operator()(PyObject* const* given, Py_ssize_t count) {
+    expect(count == 5 && PyTuple_Check(given[3]));
+    const Items states(given[1]), params(given[2]);
+    const bool learns = given[4] == Py_True || PyTuple_GET_SIZE(given[3]) > 0;
+    if (!learns || !tensors::grad_enabled()) return Step::of(step_.ptr()).infer(given[0], states, params, heard_);
+    PyObject* const call = call_for(given[3]);
+    const py::tuple& learned = pointer<Step::Call>(call)->learned;
+    PyObject* arguments[5 + kMaxStates + kMaxParams] = {call, given[2], given[0]};
+    size_t n = 3;
+    if (heard_) {
+      expect(params.size >= 2);
+      arguments[n++] = params[params.size - 2];
+      arguments[n++] = params[params.size - 1];
+    }
+    expect(states.size <= kMaxStates && learned.size() <= kMaxParams);
+    for (Py_ssize_t k = 0; k < states.size; ++k) arguments[n++] = states[k];
+    for (size_t i = 0; i < learned.size(); ++i) {
+      const int64_t k = integer(item(learned.ptr(), static_cast<Py_ssize_t>(i)));
+      expect(k < params.size);
+      arguments[n++] = params[k];
+    }
+    return tensors::checked(PyObject_Vectorcall(apply_.ptr(), arguments, n, nullptr));
+  }
+
+ private:
+  PyObject* call_for(PyObject* learned) {
+    for (const auto& known : calls_) {
+      if (known.first.ptr() == learned) return known.second.ptr();
+      const int same = PyObject_RichCompareBool(known.first.ptr(), learned, Py_EQ);
+      if (same < 0) throw py::error_already_set();
+      if (same) return known.second.ptr();
+    }
+    calls_.emplace_back(py::reinterpret_borrow<py::tuple>(learned), call_of_(py::handle(learned)));
+    return calls_.back().second.ptr();
+  }
+
+  py::object step_, apply_, call_of_;
+  bool heard_;
+  std::vector<std::pair<py::tuple, py::object>> calls_;
+};
+
+PyObject* run_called(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  return translated([&] { return (*static_cast<Run*>(PyCapsule_GetPointer(self, nullptr)))(given, count); });
+}
+
+py::object make_run(py::object step, py::object apply, py::object call_of, bool heard) {
+  static PyMethodDef run = fast_method("run", run_called);
+  const py::capsule self(new Run(std::move(step), std::move(apply), std::move(call_of), heard),
+                         [](void* made) { delete static_cast<Run*>(made); });
+  return fast_function(run, self.ptr());
+}
+
+py::object make_call(py::object step, py::tuple learned, int reads, bool heard) {
+  return py::capsule(new Step::Call{std::move(step), std::move(learned), reads, heard},
+                     [](void* call) { delete static_cast<Step::Call*>(call); });
+}
+
+// (forward, backward, capsule for the others) of a step
 py::tuple prepare(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags,
                   const py::handle& surrogate, const py::handle& params, py::object row) {
   static PyMethodDef forward = fast_method("forward", called<&Step::forward>);
@@ -253,6 +406,8 @@ py::tuple prepare(const py::handle& kind, int64_t outer, int64_t inner, const py
 
 void bind_step(py::module_& m) {
   m.def("step", &prepare);
+  m.def("step_call", &make_call);
+  m.def("step_run", &make_run);
   static PyMethodDef alike = fast_method("alike", tensors::alike);
   m.attr("alike") = fast_function(alike, nullptr);
   static PyMethodDef same = fast_method("same", tensors::same);

@@ -6,20 +6,22 @@
 namespace py = pybind11;
 
 namespace tensors {
-namespace {
-
-struct Names {
-  PyObject *float32, *tensor, *empty, *threads, *is_wrapped;
-  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg;
-  PyObject *grad_enabled, *to_save, *materialize_grads, *made_by, *saved_tensors, *needs_input_grad;
-};
-const Names* names = nullptr;
-constexpr int kMost = 32;
 
 py::object checked(PyObject* made) {
   if (!made) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(made);
 }
+
+namespace {
+
+struct Names {
+  PyObject *float32, *tensor, *comparison, *empty, *threads, *is_wrapped;
+  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg;
+  PyObject *grad_enabled, *to_save, *materialize_grads, *made_by, *saved_tensors, *needs_input_grad, *numel,
+      *element_size;
+};
+const Names* names = nullptr;
+constexpr int kMost = 32;
 
 py::object ask(PyObject* tensor, PyObject* method) {
   PyObject* arguments[] = {tensor};
@@ -27,6 +29,15 @@ py::object ask(PyObject* tensor, PyObject* method) {
 }
 
 py::object attribute(PyObject* tensor, PyObject* name) { return checked(PyObject_GetAttr(tensor, name)); }
+
+// torch's comparison of several tensors at once, as its compiler uses it; None in a release that has it elsewhere.
+PyObject* own_comparison() {
+  try {
+    return py::object(py::module_::import("torch._C._dynamo.guards").attr("TensorGuards")).release().ptr();
+  } catch (const py::error_already_set&) {
+    return py::none().release().ptr();
+  }
+}
 
 }  // namespace
 
@@ -37,26 +48,14 @@ void load() {
   PyObject* wrapped =
       py::object(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")).release().ptr();
   const auto word = [](const char* s) { return PyUnicode_InternFromString(s); };
-  names = new Names{of("float32"),
-                    of("Tensor"),
-                    of("empty_like"),
-                    of("get_num_threads"),
-                    wrapped,
-                    word("data_ptr"),
-                    word("dtype"),
-                    word("is_cpu"),
-                    word("shape"),
-                    word("is_contiguous"),
-                    word("is_neg"),
-                    word("requires_grad"),
-                    word("contiguous"),
-                    word("resolve_neg"),
-                    of("is_grad_enabled"),
-                    word("to_save"),
-                    word("materialize_grads"),
-                    word("made_by"),
-                    word("saved_tensors"),
-                    word("needs_input_grad")};
+  names = new Names{of("float32"),         of("Tensor"),          own_comparison(),
+                    of("empty_like"),      of("get_num_threads"), wrapped,
+                    word("data_ptr"),      word("dtype"),         word("is_cpu"),
+                    word("shape"),         word("is_contiguous"), word("is_neg"),
+                    word("requires_grad"), word("contiguous"),    word("resolve_neg"),
+                    of("is_grad_enabled"), word("to_save"),       word("materialize_grads"),
+                    word("made_by"),       word("saved_tensors"), word("needs_input_grad"),
+                    word("numel"),         word("element_size")};
 }
 
 void* data(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
@@ -74,6 +73,35 @@ py::object readable(const py::handle& t) {
 
 int threads() { return static_cast<int>(integer(checked(PyObject_CallNoArgs(names->threads)).ptr())); }
 
+py::object comparison(PyObject* const* of, size_t count) {
+  if (names->comparison == Py_None) return {};
+  try {
+    py::tuple all(count);
+    py::list shapes(count), walks(count);
+    for (size_t i = 0; i < count; ++i) {
+      all[i] = py::reinterpret_borrow<py::object>(of[i]);
+      shapes[i] = py::list(all[i].attr("shape"));
+      walks[i] = py::list(all[i].attr("stride")());
+    }
+    using namespace py::literals;
+    const py::object made =
+        py::handle(names->comparison)(*all, "dynamic_dims_sizes"_a = shapes, "dynamic_dims_strides"_a = walks);
+    py::object check = made.attr("check");
+    return check(*all).ptr() == Py_True ? check : py::object();
+  } catch (const py::error_already_set&) {  // none of what it promises is needed: fits() asks for the same
+    return {};
+  }
+}
+
+std::string bytes(PyObject* tensor) {
+  const auto size = static_cast<size_t>(integer(ask(tensor, names->element_size).ptr()));
+  return {static_cast<const char*>(data(tensor)), size};
+}
+
+bool grad_enabled() { return checked(PyObject_CallNoArgs(names->grad_enabled)).ptr() == Py_True; }
+
+int64_t count(PyObject* tensor) { return integer(ask(tensor, names->numel).ptr()); }
+
 bool fits(PyObject* t, PyObject* shape, bool exact, bool& learns) {
   if (exact) {
     if (reinterpret_cast<PyObject*>(Py_TYPE(t)) != names->tensor) return false;
@@ -84,8 +112,8 @@ bool fits(PyObject* t, PyObject* shape, bool exact, bool& learns) {
   const int same = PyObject_RichCompareBool(attribute(t, names->shape).ptr(), shape, Py_EQ);
   if (same < 0) throw py::error_already_set();
   if (!same) return false;
-  if (exact || PyTuple_GET_SIZE(shape) > 0)  // not a parameter of one value
-    if (ask(t, names->is_contiguous).ptr() != Py_True || ask(t, names->is_neg).ptr() != Py_False) return false;
+  if (ask(t, names->is_neg).ptr() != Py_False) return false;
+  if ((exact || PyTuple_GET_SIZE(shape) > 0) && ask(t, names->is_contiguous).ptr() != Py_True) return false;
   learns = learns || attribute(t, names->requires_grad).ptr() == Py_True;
   return true;
 }
@@ -129,17 +157,17 @@ PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count) {
   });
 }
 
-void save_for_backward(PyObject* ctx, const py::tuple& tensors, const py::tuple& made_by) {
+void save_for_backward(PyObject* ctx, const py::tuple& tensors, PyObject* made_by) {
   const auto set = [&](PyObject* name, PyObject* value) {
     if (PyObject_SetAttr(ctx, name, value) != 0) throw py::error_already_set();
   };
   set(names->to_save, tensors.ptr());
   set(names->materialize_grads, Py_False);
-  set(names->made_by, made_by.ptr());
+  set(names->made_by, made_by);
 }
 
 Saved saved_by(PyObject* ctx) {
-  if (checked(PyObject_CallNoArgs(names->grad_enabled)).ptr() == Py_True)
+  if (grad_enabled())
     throw std::runtime_error(
         "accelerated layer: expected first derivatives alone, got create_graph=True; plugin_accel.restore(model) gives "
         "the host's layers back, which can be differentiated twice");

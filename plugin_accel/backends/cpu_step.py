@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 import torch
@@ -24,7 +25,7 @@ def _strides(p: Tensor, inner_shape: torch.Size) -> tuple[int, int] | None:
 
 
 class _Step(torch.autograd.Function):
-    """(step, params, learned, reads, x, *states, *learned parameters) -> (out, *states); see csrc/cpu/step.cpp."""
+    """(call, params, x, *states, *learned parameters) -> (out, *states); see csrc/cpu/step.cpp."""
 
     forward = _C.step_forward
     backward = _C.step_backward  # type: ignore[assignment]
@@ -49,10 +50,9 @@ class CpuStep:
         inner = prod(inner_shape)
         walks = [_strides(p, inner_shape) or (inner, 1) for p in params]
         self.states = len(neuron.states(config))
-        self._neuron, self._config = neuron, config
-        alike = self._alike = [name in neuron.summed_inputs for name in neuron.params(config)]
+        alike = [name in neuron.summed_inputs for name in neuron.params(config)]
         of_spikes = [name in neuron.of_spikes(config) for name in neuron.params(config)]
-        self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
+        self._reads = _Reads(neuron, config, alike)
         with torch.inference_mode(False):
             models = [torch.empty(p.shape, dtype=torch.float32, device="cpu") for p in params]
             self.forward, self.backward, self._capsule = _C.step(
@@ -69,27 +69,44 @@ class CpuStep:
                 ),
                 torch.empty(shape, dtype=torch.float32, device="cpu"),
             )
+            self.run = _run(self._capsule, self._reads, False)
 
-    def apply(
-        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], learned: tuple[int, ...]
-    ) -> Sequence[Tensor]:
+    def hearing(self) -> Callable[..., Sequence[Tensor]]:
         """See `DifferentiableStep`."""
-        reads_input, reads_states = self.reads(learned)
-        reads = 2 if reads_input else int(reads_states)
-        flat: tuple[Tensor, ...] = _apply(
-            self._capsule, params, learned, reads, x, *states, *[params[i] for i in learned]
-        )
-        return flat
+        return _run(self._capsule, self._reads, True)
 
     def reads(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
         """See `PreparedStep`."""
-        found = self._reads.get(learned)
+        return self._reads(learned)
+
+
+class _Reads:
+    """See `PreparedStep.reads`."""
+
+    def __init__(self, neuron: Neuron, config: Config, alike: Sequence[bool]) -> None:
+        self.alike = alike
+        self._neuron, self._config = neuron, config
+        self._known: dict[tuple[int, ...], tuple[bool, bool]] = {}
+
+    def __call__(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
+        found = self._known.get(learned)
         if found is None:
             neuron, config = self._neuron, self._config
-            summed = [i in learned and not same for i, same in enumerate(self._alike)]
+            summed = [i in learned and not same for i, same in enumerate(self.alike)]
             found = (neuron.reads_input(config, summed), neuron.reads_first(config, summed))
-            self._reads[learned] = found
+            self._known[learned] = found
         return found
+
+
+def _run(capsule: object, reads: _Reads, heard: bool) -> Callable[..., Sequence[Tensor]]:
+    return _C.step_run(capsule, _apply, partial(_call, capsule, reads, heard), heard)
+
+
+def _call(capsule: object, reads: _Reads, heard: bool, requiring: tuple[int, ...]) -> object:
+    """What the autograd function is told, for the parameters that require a gradient."""
+    learned = tuple([i for i in requiring if i < len(reads.alike) - 1]) if heard else requiring
+    reads_input, reads_states = reads(learned)
+    return _C.step_call(capsule, learned, 2 if reads_input else int(reads_states), heard)
 
 
 def prepare(

@@ -20,7 +20,7 @@ from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.hosts.snntorch_call import Form, call
 from plugin_accel.hosts.snntorch_params import BETA, BETA_AND_ALPHA, alpha_beta_tau, beta, beta_and_alpha, lapicque
 from plugin_accel.hosts.snntorch_probe import differs
-from plugin_accel.hosts.snntorch_recurrent import recurrent_call, recurrent_sequence
+from plugin_accel.hosts.snntorch_recurrent import one_to_one, recurrent_call, recurrent_sequence
 from plugin_accel.hosts.snntorch_step import quick_step
 from plugin_accel.neurons import SNNTORCH_ALPHA, SNNTORCH_LAPICQUE, SNNTORCH_LEAKY, SNNTORCH_SYNAPTIC
 from plugin_accel.neurons.layout import STEP
@@ -33,12 +33,14 @@ def _returned(layer: Any, spikes: Any, states: Sequence[Any]) -> Any:
 
 def _step(layer: Any, form: Form, x: Tensor, *given: Tensor | None) -> Any:
     if not torch.compiler.is_compiling() and (quick := quick_step(form, layer, x, given)) is not None:
-        return quick[0] if layer.init_hidden and not layer.output else tuple(quick)
+        return quick[0] if layer.init_hidden and not layer.output else quick
     spikes, last, _ = call(form, layer, x, given, STEP)
     return _returned(layer, spikes, last)
 
 
 def _recurrent_step(layer: Any, form: Form, x: Tensor, spk: Tensor | None, *given: Tensor | None) -> Any:
+    if not torch.compiler.is_compiling() and (quick := one_to_one(form, layer, x, spk, given)) is not None:
+        return quick[0] if layer.init_hidden and not layer.output else quick
     spikes, last, _ = recurrent_call(form, layer, x, spk, given)
     return _returned(layer, spikes, last)
 

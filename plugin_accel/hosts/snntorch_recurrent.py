@@ -5,7 +5,7 @@ Elsewhere that module runs in torch, once per step, and the rest is fused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from plugin_accel.hosts.snntorch_call import (
 )
 from plugin_accel.hosts.snntorch_step import is_prepared, quick_step
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, once, thin
+from plugin_accel.neurons.prepared import PreparedStep, run_known
 from plugin_accel.neurons.recurrent_loop import Connection, Loop, offers, run_loop
 
 _ONE_TO_ONE = (rleaky.RecurrentOneToOne, rsynaptic.RecurrentOneToOne)
@@ -46,9 +46,8 @@ def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[
         Refused: snnTorch's own forward must run.
     """
     eager = not torch.compiler.is_compiling()
-    if eager and (made := _one_to_one(form, layer, x, spk, given)) is not None:
-        layer._buffers["spk"] = made[0]
-        return Stepped(made[0], tuple(made[1:]), ())
+    if eager and (made := one_to_one(form, layer, x, spk, given)) is not None:
+        return Stepped(made[0], made[1:], ())
     if not (eager and is_prepared(layer)):
         options = form.options(layer)
         if options.reasons:
@@ -63,7 +62,7 @@ def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[
     if quick is None:
         result = call(form, layer, x, given, STEP, recurrent=recurrent)
     else:
-        result = Stepped(quick[0], tuple(quick[1:]), ())
+        result = Stepped(quick[0], quick[1:], ())
     layer._buffers["spk"] = result.spikes
     return result
 
@@ -102,61 +101,15 @@ def _loop(form: Form, layer: Any, x: Tensor, given: Sequence[Any], record: Seque
     return Stepped(made.out, last, tuple(r if want else None for r, want in zip(records, record, strict=True)))
 
 
-class _OneToOne(torch.autograd.Function):
-    """(step, params, learned, x, spikes, V, *states, *learned parameters) -> (out, *states).
-
-    The recurrent input is spikes * V: three nodes of autograd, and what lies between them, in one.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        step: PreparedStep,
-        params: Sequence[Tensor],
-        learned: tuple[int, ...],
-        x: Tensor,
-        spk: Tensor,
-        weight: Tensor,
-        *tensors: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        states = tensors[: step.states]
-        kept, out, last = step.forward(x, states, [*params, spk * weight], True)
-        ctx.made_by = step, learned
-        reads_x, reads_states = step.reads(learned)
-        read = (x if reads_x else None, *states) if reads_states else ()
-        ctx.save_for_backward(kept, spk, weight, *read)
-        ctx.set_materialize_grads(False)
-        return (out, *last)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        once()
-        step, learned = ctx.made_by
-        kept, spk, weight, *read = ctx.saved_tensors
-        x, states = (read[0], read[1:]) if read else (None, (None,) * step.states)
-        _, _, _, of_x, of_spk, of_weight, *of_states = ctx.needs_input_grad
-        drive, *others = step.backward((of_x or of_spk or of_weight, *of_states), learned, kept, x, states, grads)
-        return (
-            *(None, None, None),
-            drive if of_x else None,
-            drive * weight if of_spk else None,
-            _summed(drive, spk, weight) if of_weight else None,
-            *others,
-        )
-
-
-_apply = thin(_OneToOne)
-
-
-def _summed(drive: Tensor, spk: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of V."""
-    if weight.numel() > 1:
-        return (drive * spk).sum_to_size(weight.shape)
-    return torch.dot(drive.view(-1), spk.view(-1)).view(weight.shape)
+def _hearing(step: PreparedStep) -> Callable[..., Sequence[Tensor]]:
+    """How a step hears its spikes times V: by itself if it can, else what torch multiplies."""
+    own: Any = getattr(step, "hearing", None)
+    if own is not None:
+        return own()
+    return partial(_run_one_to_one, step)
 
 
 def _run_one_to_one(
-    weight: Tensor,
     step: PreparedStep,
     x: Tensor,
     states: Sequence[Tensor | None],
@@ -164,17 +117,15 @@ def _run_one_to_one(
     learned: tuple[int, ...],
     learns: bool,
 ) -> Sequence[Tensor]:
-    """`run_known` with the spikes heard as the last of `params`."""
-    *own, spk = params
-    if torch.is_grad_enabled() and (learned or learns or weight.requires_grad):
-        learned = tuple([i for i in learned if i < len(own)])
-        flat: tuple[Tensor, ...] = _apply(step, own, learned, x, spk, weight, *states, *[own[i] for i in learned])
-        return flat
-    _, out, last = step.forward(x, states, [*own, spk * weight], False)
-    return (out, *last)
+    *own, spk, weight = params
+    heard = spk * weight
+    among = tuple([i for i in learned if i < len(own)])
+    if heard.requires_grad:
+        among = (*among, len(own))
+    return run_known(step, x, states, [*own, heard], among, learns)
 
 
-def _one_to_one(form: Form, layer: Any, x: Any, spk: Any, given: Sequence[Any]) -> Sequence[Tensor] | None:
+def one_to_one(form: Form, layer: Any, x: Any, spk: Any, given: Sequence[Any]) -> Sequence[Tensor] | None:
     """A step of a layer whose neurons hear themselves alone; None if it is another one, or not to be taken so."""
     module = layer._modules.get("recurrent")
     if type(module) not in _ONE_TO_ONE or type(x) is not Tensor or (layer.init_hidden and spk is not None):
@@ -186,11 +137,9 @@ def _one_to_one(form: Form, layer: Any, x: Any, spk: Any, given: Sequence[Any]) 
     if weight is None:
         weight = inside.get("V")
     heard = layer._buffers.get("spk") if spk is None else spk
-    if type(heard) is not Tensor or heard.shape != x.shape or type(weight) not in (Tensor, nn.Parameter):
+    if type(heard) is not Tensor or type(weight) not in (Tensor, nn.Parameter):
         return None
-    if weight.dtype is not torch.float32 or not weight.is_cpu or weight.shape not in ((), (1,), x.shape[1:]):
-        return None
-    return quick_step(form, layer, x, given, (heard,), partial(_run_one_to_one, weight))
+    return quick_step(form, layer, x, given, (heard, weight), _hearing)
 
 
 def recurrent_sequence(form: Form, layer: Any, x: Tensor, given: Sequence[Any], record: Sequence[bool]) -> Stepped:

@@ -7,6 +7,7 @@ prepared step if that is so, or prepares one; what it cannot take in this way go
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,7 @@ FP32 = torch.float32
 
 Call = tuple[list[Any], list[Tensor], tuple[int, ...], bool]
 """States, parameters, which of these learn, and whether the input or a state does."""
+Runs = Callable[[PreparedStep], Callable[..., Sequence[Tensor]]]
 
 _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_quant")
 
@@ -35,32 +37,38 @@ _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = ("backend", "computed", "guard", "options", "shape", "shapes", "step", "values")
+    __slots__ = ("backend", "computed", "guard", "options", "run", "shape", "shapes", "step", "values")
 
-    def __init__(self, form: Form, layer: Any, x: Tensor) -> None:
+    def __init__(self, form: Form, layer: Any, x: Tensor, recurrent: tuple[Tensor, ...], runs: Runs) -> None:
         options_now = [layer.__dict__.get(name) for name in _OPTIONS]
         self.options = tuple([getattr(v, "__func__", v) for v in options_now])  # a method would keep the layer alive
         self.shape, self.backend = x.shape, backends.requested()
         self.computed: Params = ((), ())
         self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
         self.step: PreparedStep | None = None
-        self.guard: Callable[..., Call | None] | None = None
+        self.run: Callable[..., Sequence[Tensor]] | None = None
+        self.guard: Callable[..., tuple[Tensor, ...] | None] | None = None
         self.shapes: tuple[torch.Size, ...] = ()
         options = form.options(layer)
         prepare = getattr(backends.choose(x.device, FP32, form.neuron.name), "prepare", None)
         # Without a delay the host looks at the mechanism's buffer at each call, which costs more than it brings here.
         if options.reasons or options.inhibition or not options.delay or not options.spikes_learn or prepare is None:
             return
-        params = _parameters(form, layer, self, (x,) if form.recurrent else ())
+        params = _parameters(form, layer, self, recurrent)
         if params is None:
             return
         self.shapes = tuple([p.shape for p in params])
         if alike(params, self.shapes, False) is None:
             return
-        self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, params)
+        last = params[: len(params) - len(recurrent) + 1]  # the weights are none of the kernels'
+        self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, last)
         if self.step is not None:
-            states = tuple([form.states[i] for i in form.order])
-            self.guard = guard(_OPTIONS, self.options, form.direct, states, self.shapes, x.shape)
+            self.run = run = runs(self.step)
+            names, out = tuple([form.states[i] for i in form.order]), "spk" if form.recurrent else None
+            self.guard = guard(
+                *(_OPTIONS, self.options, form.direct, self.shapes, x.shape, (), None),
+                *(run, names, out, form.order),
+            )
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
@@ -104,17 +112,23 @@ def _parameters(form: Form, layer: Any, plan: _Plan, recurrent: tuple[Tensor, ..
     return [*computed[0], *own, *computed[1], *recurrent]
 
 
+def _run(step: PreparedStep) -> Callable[..., Sequence[Tensor]]:
+    own: Any = getattr(step, "run", None)
+    return partial(run_known, step) if own is None else own
+
+
 def quick_step(
     form: Form,
     layer: Any,
     x: Tensor,
     given: Sequence[Any],
     recurrent: tuple[Tensor, ...] = (),
-    run: Callable[..., Sequence[Tensor]] = run_known,
-) -> Sequence[Tensor] | None:
-    """(spikes, *states) of one step, the states left in the layer's buffers; None if the general way must be gone.
+    runs: Runs = _run,
+) -> tuple[Tensor, ...] | None:
+    """(spikes, *states) of one step, left in the layer's buffers too; None if the general way must be gone.
 
-    `recurrent`: the parameter behind the others, of the shape of `x`, if there is one; `run`: as `run_known`.
+    `recurrent`: what follows the other parameters: of the shape of `x`, if there is one, then what else `runs` needs;
+    `runs`: how a prepared step is run, as `run_known`.
     """
     own = layer.__dict__
     if is_watched():
@@ -124,44 +138,46 @@ def quick_step(
     order = form.order
     if len(order) > 1:
         given = [given[i] for i in order]
-    plan, found = _plans.get(layer), None
+    plan = _plans.get(layer)
     if plan is not None and plan.guard is not None and plan.backend == backends.requested():
         computed = _computed(form, layer, plan)
         if computed is not None:
-            found = plan.guard(own, x, given, computed[0], (*computed[1], *recurrent))
+            made = plan.guard(own, x, given, computed[0], (*computed[1], *recurrent))
+            if made is not None:
+                return made
+    found = _anew(form, layer, x, given, recurrent, runs)
     if found is None:
-        found = _anew(form, layer, x, given, recurrent)
-        if found is None:
-            return None
-        plan = _plans[layer]
+        return None
     states, params, learned, learns = found
-    assert plan is not None and plan.step is not None
-    made = run(plan.step, x, states, params, learned, learns)
-    buffers = own["_buffers"]
-    if len(order) == 1:
-        buffers[form.states[0]] = made[1]
-        return made
-    by_host = list(made)
+    run = _plans[layer].run
+    assert run is not None
+    flat = run(x, states, params, learned, learns)
+    by_host, buffers = list(flat), own["_buffers"]
     for k, i in enumerate(order, 1):
-        by_host[1 + i] = buffers[form.states[i]] = made[k]
-    return by_host
+        by_host[1 + i] = buffers[form.states[i]] = flat[k]
+    if form.recurrent:
+        buffers["spk"] = flat[0]
+    return tuple(by_host)
 
 
-def _anew(form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tuple[Tensor, ...]) -> Call | None:
+def _anew(
+    form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tuple[Tensor, ...], runs: Runs
+) -> Call | None:
     """What a guard gives, where something is not as it was: a layer, an input, or a state that counts as zeros."""
     if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu:
+        return None
+    if recurrent and not _heard(x, *recurrent):
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
     if plan is None or not plan.is_for(own, x):
-        plan = _plans[layer] = _Plan(form, layer, x)
+        plan = _plans[layer] = _Plan(form, layer, x, recurrent, runs)
     if plan.step is None:
         return None
     params = _parameters(form, layer, plan, recurrent)
     learned = None if params is None else alike(params, plan.shapes, False)
     if params is None or learned is None:
-        if all(alike([r], [x.shape], False) is not None for r in recurrent):
-            del _plans[layer]
+        del _plans[layer]
         return None
     states: list[Any] = []
     for i, argument in zip(form.order, given, strict=True):
@@ -173,6 +189,13 @@ def _anew(form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tu
     there = [x, *states]
     learning = alike(there, [x.shape] * len(there), True)
     return None if learning is None else (states, params, learned, bool(learning))
+
+
+def _heard(x: Tensor, spikes: Tensor, *weights: Tensor) -> bool:
+    """Whether these can be what a layer hears: one tensor like the input, or spikes and a weight or one per neuron."""
+    if spikes.shape != x.shape or alike([spikes], [x.shape], False) is None:
+        return False
+    return all(w.shape in ((), (1,), x.shape[1:]) and alike([w], [w.shape], False) is not None for w in weights)
 
 
 def is_prepared(layer: nn.Module) -> bool:

@@ -6,7 +6,7 @@ been compared with what it was prepared for by the caller; nothing is checked he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -49,10 +49,22 @@ class PreparedStep(Protocol):
 class DifferentiableStep(PreparedStep, Protocol):
     """One that brings an autograd function of its own."""
 
-    def apply(
-        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], learned: tuple[int, ...]
+    def run(
+        self,
+        x: Tensor,
+        states: Sequence[Tensor | None],
+        params: Sequence[Tensor],
+        learned: tuple[int, ...],
+        learns: bool,
     ) -> Sequence[Tensor]:
-        """(out, *states after), differentiably; `learned`: the parameters that require a gradient."""
+        """(out, *states after), differentiably where something asks for it; see `run_known`."""
+        ...
+
+    def hearing(self) -> Callable[..., Sequence[Tensor]]:
+        """`run` for spikes that are heard: the last two of its `params` are spikes, and a weight or one per neuron.
+
+        Their product takes the place of the last parameter that the step was prepared for.
+        """
         ...
 
 
@@ -130,12 +142,12 @@ def run_known(
     learns: bool,
 ) -> Sequence[Tensor]:
     """`run_step` where it is known which parameters require a gradient, and whether an input or a state does."""
+    own: Any = getattr(step, "run", None)
+    flat: Sequence[Tensor]
+    if own is not None:
+        flat = own(x, states, params, learned, learns)
+        return flat
     if (learned or learns) and torch.is_grad_enabled():
-        own: Any = getattr(step, "apply", None)
-        flat: Sequence[Tensor]
-        if own is not None:
-            flat = own(x, states, params, learned)
-            return flat
         flat = _Step.apply(  # type: ignore[no-untyped-call]
             step, params, learned, x, *states, *[params[i] for i in learned]
         )
