@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "dispatch.h"
+#include "dlpack.h"
 #include "parse.h"
 #include "pool.h"
 #include "recurrent.h"
@@ -150,27 +151,6 @@ void recurrent_backward(const py::handle& kind, const py::handle& sequence, cons
   const py::gil_scoped_release release;
   recurrent::run_backward(v, c, threads, gradients);
 }
-
-// The DLPack C structures (dmlc/dlpack, stable ABI), as far as a CPU tensor needs them.
-struct DlTensor {
-  void* data;
-  struct {
-    int32_t type, id;
-  } device;
-  int32_t ndim;
-  struct {
-    uint8_t code, bits;
-    uint16_t lanes;
-  } dtype;
-  int64_t* shape;
-  int64_t* strides;
-  uint64_t byte_offset;
-};
-struct DlManaged {
-  DlTensor tensor;
-  void* context;
-  void (*deleter)(DlManaged*);
-};
 
 void release(DlManaged* m) {
   if (m->tensor.data) pool::give(m->tensor.data);

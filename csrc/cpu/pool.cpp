@@ -54,18 +54,18 @@ size_t default_limit() {
 
 struct Pool {
   std::mutex mutex;
-  std::multimap<size_t, void*> kept;  // by size
-  std::unordered_map<void*, size_t> used;
+  std::map<size_t, std::vector<void*>> kept;  // by size; the last one given back is the warmest
+  std::unordered_map<void*, size_t> used;     // but for what is lent
   size_t kept_bytes = 0, used_bytes = 0, limit = default_limit();
 
-  void* take(size_t bytes) {
+  void* take(size_t bytes, bool noted) {
     bytes = rounded(bytes);
     const std::lock_guard<std::mutex> lock(mutex);
     void* block = nullptr;
-    const auto after = kept.upper_bound(bytes);
-    if (after != kept.begin() && std::prev(after)->first == bytes) {  // the last one given back: the warmest
-      block = std::prev(after)->second;
-      kept.erase(std::prev(after));
+    const auto found = kept.find(bytes);
+    if (found != kept.end() && !found->second.empty()) {
+      block = found->second.back();
+      found->second.pop_back();
       kept_bytes -= bytes;
     } else {
       block = fresh(bytes);
@@ -75,7 +75,7 @@ struct Pool {
       }
       if (!block) throw std::bad_alloc();
     }
-    used.emplace(block, bytes);
+    if (noted) used.emplace(block, bytes);
     used_bytes += bytes;
     return block;
   }
@@ -85,23 +85,37 @@ struct Pool {
     const auto found = used.find(block);
     const size_t bytes = found->second;
     used.erase(found);
+    keep(block, bytes);
+  }
+
+  void give(void* block, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    keep(block, rounded(bytes));
+  }
+
+  void keep(void* block, size_t bytes) {
     used_bytes -= bytes;
 #if defined(PA_POOL_OFF)
     std::free(block);
 #else
-    kept.emplace(bytes, block);
+    kept[bytes].push_back(block);
     kept_bytes += bytes;
     while (kept_bytes > limit) {  // the largest first: the fewest calls until the rest fits
       const auto last = std::prev(kept.end());
+      if (last->second.empty()) {
+        kept.erase(last);
+        continue;
+      }
       kept_bytes -= last->first;
-      std::free(last->second);
-      kept.erase(last);
+      std::free(last->second.back());
+      last->second.pop_back();
     }
 #endif
   }
 
   void free_kept() {
-    for (const auto& entry : kept) std::free(entry.second);
+    for (const auto& entry : kept)
+      for (void* block : entry.second) std::free(block);
     kept.clear();
     kept_bytes = 0;
   }
@@ -123,7 +137,9 @@ Pool& the_pool() {
 
 }  // namespace
 
-void* take(size_t bytes) { return the_pool().take(bytes); }
+void* take(size_t bytes) { return the_pool().take(bytes, true); }
+void* lend(size_t bytes) { return the_pool().take(bytes, false); }
+void give(void* block, size_t bytes) { the_pool().give(block, bytes); }
 void give(void* block) { the_pool().give(block); }
 void trim() {
   Pool& p = the_pool();

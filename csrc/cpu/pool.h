@@ -5,8 +5,10 @@
 
 namespace pool {
 
-void* take(size_t bytes);      // 64-byte aligned (huge-page aligned when large); throws std::bad_alloc
-void give(void* block);        // back to the pool; any thread
+void* take(size_t bytes);  // 64-byte aligned (huge-page aligned when large); throws std::bad_alloc
+void give(void* block);    // back to the pool; any thread
+void* lend(size_t bytes);  // as take, for who remembers the size: quicker
+void give(void* block, size_t bytes);
 void trim();                   // frees what is kept
 void set_limit(size_t bytes);  // most that is kept; 0 keeps nothing
 size_t limit();

@@ -39,8 +39,7 @@ class Step {
   // tensor like the input
   Step(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags, const py::handle& surrogate,
        const py::handle& params, py::object row)
-      : variant_(parse_variant(kind)), states_(find(variant_).states), row_(std::move(row)) {
-    tensors::load();
+      : variant_(parse_variant(kind)), states_(find(variant_).states), row_(loaded(std::move(row))), kept_(row_) {
     expect(!variant_.fp64);
     base_.outer = outer;
     base_.time = 1;
@@ -62,7 +61,7 @@ class Step {
       slot.offset = kept;
       kept += slot.size;
     }
-    kept_ = row_.attr("new_empty")(kept);
+    kept_ = tensors::Like(py::handle(row_.ptr()).attr("new_empty")(kept));
   }
 
   // (x, states before or None, params, keep) -> (kept or None, out, states after)
@@ -154,9 +153,10 @@ class Step {
   Made forward(PyObject* x, const Items& before, const Items& params, bool keep, bool heard) const {
     expect(before.size == states_);
     Problem p = base_;
-    Made made{keep ? tensors::empty_like(kept_.ptr()) : py::none(), py::tuple(1 + states_)};
+    void* into = nullptr;
+    Made made{keep ? kept_.make(into) : py::none(), py::tuple(1 + states_)};
     p.x = row(tensors::data(x));
-    p.kept = row(data_or_null(made.kept.ptr()));
+    p.kept = row(into);
     p.out = row(make(made.flat.ptr(), 0, true, row_));
     for (int k = 0; k < states_; ++k) {
       p.first[k] = data_or_null(before[k]);
@@ -282,7 +282,18 @@ class Step {
 
   static void* data_or_null(PyObject* t) { return t == Py_None ? nullptr : tensors::data(t); }
 
+  static py::object loaded(py::object t) {
+    tensors::load();
+    return t;
+  }
+
   // Puts a new tensor, or None, into a tuple.
+  static void* make(PyObject* into, Py_ssize_t i, bool wanted, const tensors::Like& like) {
+    void* data = nullptr;
+    py::object made = wanted ? like.make(data) : py::none();
+    PyTuple_SET_ITEM(into, i, made.release().ptr());
+    return data;
+  }
   static void* make(PyObject* into, Py_ssize_t i, bool wanted, const py::object& like) {
     py::object made = wanted ? tensors::empty_like(like.ptr()) : py::none();
     void* data = data_or_null(made.ptr());
@@ -307,7 +318,7 @@ class Step {
   Problem base_{};
   int states_, count_ = 0;
   Slot slots_[kMaxParams] = {};
-  py::object row_, kept_;
+  tensors::Like row_, kept_;
 };
 
 // `self` is a capsule with the step.

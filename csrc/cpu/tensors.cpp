@@ -1,7 +1,13 @@
 #include "tensors.h"
 
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
 #include "fastcall.h"
 #include "parse.h"
+#include "pool.h"
 
 namespace py = pybind11;
 
@@ -21,6 +27,7 @@ struct Names {
       *element_size;
 };
 const Names* names = nullptr;
+const DlExchange* exchange = nullptr;  // null in a torch that has none
 constexpr int kMost = 32;
 
 py::object ask(PyObject* tensor, PyObject* method) {
@@ -37,6 +44,16 @@ PyObject* own_comparison() {
   } catch (const py::error_already_set&) {
     return py::none().release().ptr();
   }
+}
+
+// torch's functions for tensors as C sees them; null where it has none, or others.
+const DlExchange* own_exchange(PyObject* tensor) {
+  const char* name = "__dlpack_c_exchange_api__";
+  if (!PyObject_HasAttrString(tensor, name)) return nullptr;
+  const py::object capsule = checked(PyObject_GetAttrString(tensor, name));
+  if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return nullptr;
+  const auto* found = static_cast<const DlExchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  return found->version.major == 1 && found->from_object && found->to_object ? found : nullptr;
 }
 
 }  // namespace
@@ -56,9 +73,71 @@ void load() {
                     of("is_grad_enabled"), word("to_save"),       word("materialize_grads"),
                     word("made_by"),       word("saved_tensors"), word("needs_input_grad"),
                     word("numel"),         word("element_size")};
+  exchange = own_exchange(names->tensor);
 }
 
-void* data(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
+void* data(PyObject* tensor) {
+  if (!exchange) return address(ask(tensor, names->data_ptr).ptr());
+  DlTensor seen;
+  if (exchange->from_object(tensor, &seen) != 0) throw py::error_already_set();
+  return static_cast<char*>(seen.data) + seen.byte_offset;
+}
+
+namespace {
+
+constexpr size_t kPooled = 4096;
+
+struct Lent {
+  DlVersioned tensor{};
+  size_t bytes;
+  int64_t shape[2 * Like::kMostDimensions];
+};
+
+void give_back(DlVersioned* tensor) {
+  auto* lent = static_cast<Lent*>(tensor->context);
+  if (lent->bytes < kPooled)
+    std::free(tensor->tensor.data);
+  else
+    pool::give(tensor->tensor.data, lent->bytes);
+  delete lent;
+}
+
+}  // namespace
+
+Like::Like(py::object t) : like_(std::move(t)) {
+  const py::object shape = like_.attr("shape");
+  const Items sizes(shape);
+  if (!exchange || sizes.size > kMostDimensions) return;
+  rank_ = static_cast<int32_t>(sizes.size);
+  int64_t count = 1;
+  for (int i = rank_ - 1; i >= 0; --i) {
+    shape_[i] = integer(sizes[i]);
+    shape_[rank_ + i] = count;
+    count *= shape_[i];
+  }
+  bytes_ = static_cast<size_t>(count) * sizeof(float);
+}
+
+py::object Like::make(void*& into) const {
+  if (!bytes_) {
+    py::object made = empty_like(like_.ptr());
+    into = tensors::data(made.ptr());
+    return made;
+  }
+  auto* lent = new Lent{{}, bytes_, {}};
+  std::copy(shape_, shape_ + 2 * rank_, lent->shape);
+  if (bytes_ >= kPooled)
+    into = pool::lend(bytes_);
+  else if (posix_memalign(&into, 64, bytes_) != 0)
+    throw std::bad_alloc();
+  lent->tensor.version = {1, 0};
+  lent->tensor.context = lent;
+  lent->tensor.deleter = give_back;
+  lent->tensor.tensor = {into, {1, 0}, rank_, {2, 32, 1}, lent->shape, lent->shape + rank_, 0};
+  void* made = nullptr;
+  if (exchange->to_object(&lent->tensor, &made) != 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(made));
+}
 
 py::object empty_like(PyObject* tensor) {
   PyObject* arguments[] = {tensor};

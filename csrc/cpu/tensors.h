@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "dlpack.h"
+
 namespace tensors {
 
 pybind11::object checked(PyObject* made);  // what a function of Python gave, or its exception
@@ -16,6 +18,23 @@ pybind11::object readable(const pybind11::handle& t);  // t, or a dense copy
 int64_t count(PyObject* tensor);                       // t.numel()
 int threads();                                         // torch.get_num_threads()
 bool grad_enabled();                                   // torch.is_grad_enabled()
+
+// Makes uninitialised tensors like one of fp32, dense on the CPU: of the pool's memory where torch takes it over from
+// C, else by torch. A row of torch's own costs some times as much while a hundred others live.
+class Like {
+ public:
+  static constexpr int kMostDimensions = 8;
+
+  explicit Like(pybind11::object t);
+  pybind11::object make(void*& data) const;
+  PyObject* ptr() const { return like_.ptr(); }
+
+ private:
+  pybind11::object like_;
+  int64_t shape_[2 * kMostDimensions] = {};  // and the strides
+  int32_t rank_ = 0;
+  size_t bytes_ = 0;  // 0: by torch
+};
 
 // Whether this is an fp32 tensor on the CPU, dense and of this shape, and of exactly torch's class if `exact`; `learns`
 // is set if it requires a gradient.
