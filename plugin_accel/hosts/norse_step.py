@@ -6,6 +6,8 @@ prepared step if that is so, or prepares one; what it cannot take in this way go
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel import backends
-from plugin_accel._C import alike, same
+from plugin_accel._C import alike, guard, same
 from plugin_accel.hosts import norse_surrogates as ns
 from plugin_accel.hosts.inputs import is_watched, number
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import form_of
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, run_known
+from plugin_accel.neurons.prepared import PreparedStep, run_known, runner
 
 FP32 = torch.float32
 _CPU = torch.device("cpu")
@@ -33,7 +35,7 @@ class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
     __slots__ = (
-        *("alpha", "backend", "dt", "form", "numbers", "options", "p", "param_shapes"),
+        *("alpha", "backend", "dt", "form", "guard", "numbers", "options", "p", "param_shapes"),
         *("params", "shape", "shapes", "slope", "steep", "step", "values"),
     )
 
@@ -47,6 +49,7 @@ class _Plan:
         self.steep: Any = None  # where alpha is read from at each call
         self.alpha = 0.0
         self.step: PreparedStep | None = None
+        self.guard: Callable[..., tuple[Any, ...] | None] | None = None
         self.numbers: dict[int, Tensor] = {}
         self.param_shapes: list[torch.Size] = []
         self.values: list[tuple[Tensor, float]] | None = None  # of the layer's own tensors, where each has one, fixed
@@ -81,7 +84,16 @@ class _Plan:
         prepare = getattr(backends.choose(_CPU, FP32, form.neuron.name), "prepare", None)
         if prepare is not None:
             self.step = prepare(form.neuron, config(kind, made, STEP), x, params)
-        self.shapes = (x.shape,) * (1 + (0 if self.step is None else self.step.states))
+        if self.step is None:
+            return
+        self.shapes = (x.shape,) * (1 + self.step.states)
+        if not form.nested:
+            fixed = tuple([t for t, _ in self.values or ()])
+            self.guard = guard(
+                *(_OPTIONS, self.options, (), tuple(self.param_shapes), x.shape, fixed),
+                *(partial(_unchanged, self.values or []), runner(self.step)),
+                *((None,) * self.step.states, None, form.state),
+            )
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
@@ -95,17 +107,18 @@ class _Plan:
     def known(self) -> list[Tensor] | None:
         """The parameters of a layer that has one fixed value of each; None if one is another than it was."""
         assert self.values is not None
-        for t, value in self.values:
-            if t.item() != value or t.requires_grad:
-                return None
-        return self.params
+        return self.params if _unchanged(self.values) else None
 
-    def changing(self) -> tuple[list[Tensor], tuple[int, ...] | None]:
-        """Those of a layer that learns some, or has some per neuron, and which; None: they are not as they were."""
+    def changing(self) -> list[Tensor]:
+        """Those of a layer that learns some, or has some per neuron."""
         params = [*self.form.params(self.p, self.dt), *self.slope]
         for i, value in self.numbers.items():
             params[i] = value
-        return params, alike(params, self.param_shapes, False)
+        return params
+
+
+def _unchanged(values: list[tuple[Tensor, float]]) -> bool:
+    return all([t.item() == value and not t.requires_grad for t, value in values])  # noqa: C419
 
 
 def _tensors(p: Any) -> list[Tensor]:
@@ -116,13 +129,32 @@ def _tensors(p: Any) -> list[Tensor]:
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def quick_step(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
+def quick_step(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
     """(output, state) of one step; None if the general way must be gone."""
-    if type(x) is not Tensor or x.dtype is not FP32 or state is None or not x.is_cpu or is_watched():
+    if state is None or is_watched():
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
-    if plan is None or not plan.is_for(own, x):
+    if (
+        plan is not None
+        and plan.guard is not None
+        and type(state) is plan.form.state
+        and plan.backend == backends.requested()
+        and (plan.steep is None or plan.alpha == float(plan.steep.alpha))
+    ):
+        params = plan.params if plan.values is not None else plan.changing()
+        made = plan.guard(own, x, state, params, ())
+        if made is not None:
+            return made
+    return _anew(layer, x, state)
+
+
+def _anew(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
+    """The same where something is not as it was, or the state is of several tuples."""
+    if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu:
+        return None
+    plan = _plans.get(layer)
+    if plan is None or not plan.is_for(layer.__dict__, x):
         plan = _plans[layer] = _Plan(layer, x)
     step, form = plan.step, plan.form
     if step is None or type(state) is not form.state:
@@ -132,7 +164,8 @@ def quick_step(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Any] | None:
     if plan.values is not None:
         params = plan.known()
     else:
-        params, learned = plan.changing()
+        params = plan.changing()
+        learned = alike(params, plan.param_shapes, False)
     if params is None or learned is None:
         del _plans[layer]
         return None

@@ -7,7 +7,6 @@ prepared step if that is so, or prepares one; what it cannot take in this way go
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +21,7 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
 from plugin_accel.hosts.snntorch_params import Params
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, run_known
+from plugin_accel.neurons.prepared import PreparedStep, runner
 
 FP32 = torch.float32
 
@@ -112,23 +111,18 @@ def _parameters(form: Form, layer: Any, plan: _Plan, recurrent: tuple[Tensor, ..
     return [*computed[0], *own, *computed[1], *recurrent]
 
 
-def _run(step: PreparedStep) -> Callable[..., Sequence[Tensor]]:
-    own: Any = getattr(step, "run", None)
-    return partial(run_known, step) if own is None else own
-
-
 def quick_step(
     form: Form,
     layer: Any,
     x: Tensor,
     given: Sequence[Any],
     recurrent: tuple[Tensor, ...] = (),
-    runs: Runs = _run,
+    runs: Runs = runner,
 ) -> tuple[Tensor, ...] | None:
     """(spikes, *states) of one step, left in the layer's buffers too; None if the general way must be gone.
 
     `recurrent`: what follows the other parameters: of the shape of `x`, if there is one, then what else `runs` needs;
-    `runs`: how a prepared step is run, as `run_known`.
+    `runs`: how a prepared step is run, see `runner`.
     """
     own = layer.__dict__
     if is_watched():
