@@ -225,8 +225,9 @@ class Step {
     py::object held[1 + kMaxStates];  // copies must outlive the call
     const auto gradient = [&](int i) -> void* {
       if (incoming[i] == Py_None) return nullptr;
-      held[i] = tensors::readable(incoming[i]);
-      return tensors::data(held[i].ptr());
+      void* data = nullptr;
+      held[i] = tensors::readable(incoming[i], data);
+      return data;
     };
     bool wants_x = wanted.x || wanted.of_spikes || wanted.of_weight;
     ParamGradient gradients[kMaxParams] = {};

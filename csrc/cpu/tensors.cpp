@@ -144,10 +144,21 @@ py::object empty_like(PyObject* tensor) {
   return checked(PyObject_Vectorcall(names->empty, arguments, 1, nullptr));
 }
 
-py::object readable(const py::handle& t) {
+py::object readable(const py::handle& t, void*& into) {
   py::object dense = py::reinterpret_borrow<py::object>(t);
   if (ask(t.ptr(), names->is_neg).ptr() == Py_True) dense = ask(t.ptr(), names->resolve_neg);
-  return ask(dense.ptr(), names->is_contiguous).ptr() == Py_True ? dense : ask(dense.ptr(), names->contiguous);
+  DlTensor seen;
+  if (exchange) {
+    if (exchange->from_object(dense.ptr(), &seen) != 0) throw py::error_already_set();
+    int64_t count = 1;
+    int i = seen.ndim;
+    while (i > 0 && seen.strides[i - 1] == count) count *= seen.shape[--i];
+    into = static_cast<char*>(seen.data) + seen.byte_offset;
+    if (i == 0) return dense;
+  }
+  if (ask(dense.ptr(), names->is_contiguous).ptr() != Py_True) dense = ask(dense.ptr(), names->contiguous);
+  into = data(dense.ptr());
+  return dense;
 }
 
 int threads() { return static_cast<int>(integer(checked(PyObject_CallNoArgs(names->threads)).ptr())); }

@@ -12,12 +12,12 @@ pybind11::object checked(PyObject* made);  // what a function of Python gave, or
 
 void load();  // looks the names up, once; called before anything else here
 
-void* data(PyObject* tensor);                          // t.data_ptr()
-pybind11::object empty_like(PyObject* tensor);         // torch.empty_like(t)
-pybind11::object readable(const pybind11::handle& t);  // t, or a dense copy
-int64_t count(PyObject* tensor);                       // t.numel()
-int threads();                                         // torch.get_num_threads()
-bool grad_enabled();                                   // torch.is_grad_enabled()
+void* data(PyObject* tensor);                                       // t.data_ptr()
+pybind11::object empty_like(PyObject* tensor);                      // torch.empty_like(t)
+pybind11::object readable(const pybind11::handle& t, void*& data);  // t, or a dense copy
+int64_t count(PyObject* tensor);                                    // t.numel()
+int threads();                                                      // torch.get_num_threads()
+bool grad_enabled();                                                // torch.is_grad_enabled()
 
 // Makes uninitialised tensors like one of fp32, dense on the CPU: of the pool's memory where torch takes it over from
 // C, else by torch. A row of torch's own costs some times as much while a hundred others live.

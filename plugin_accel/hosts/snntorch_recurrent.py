@@ -131,7 +131,9 @@ def one_to_one(form: Form, layer: Any, x: Any, spk: Any, given: Sequence[Any]) -
     if type(module) not in _ONE_TO_ONE or type(x) is not Tensor or (layer.init_hidden and spk is not None):
         return None
     inside = module.__dict__
-    if any([inside[name] for name in _HOOKS]) or any(_GLOBAL_HOOKS) or "forward" in inside:  # noqa: C419
+    if "forward" in inside or inside["_forward_hooks"] or inside["_forward_pre_hooks"]:
+        return None
+    if inside["_backward_hooks"] or inside["_backward_pre_hooks"] or any(_GLOBAL_HOOKS):
         return None
     weight = inside["_parameters"].get("V")
     if weight is None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import norse.torch as nt
@@ -14,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import plugin_accel
+from plugin_accel import _C
 
 STEPS, SHAPE = 6, (3, 5)
 LAYERS: dict[str, Callable[[], Any]] = {
@@ -196,3 +201,113 @@ def test_a_parametrised_layer_goes_the_general_way() -> None:
         nn.utils.parametrize.register_parametrization(layer, "beta", Half())
     x = data()
     assert all(torch.equal(a, b) for a, b in zip(*[roll(layer, x) for layer in layers], strict=True))
+
+
+def both(name: str) -> tuple[Any, Any]:
+    return made(name), plugin_accel.convert(made(name))
+
+
+def same(plain: list[Tensor], fast: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(plain, fast, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(7, 33), (64,)])
+@pytest.mark.parametrize("name", ["RLeaky", "RSynaptic"])
+def test_the_gradient_of_v_is_summed_over_all_neurons(name: str, shape: tuple[int, ...]) -> None:
+    x = (torch.rand(STEPS, *shape, generator=torch.Generator().manual_seed(3)) * 2).requires_grad_()
+    seen = []
+    for layer in both(name):
+        out = roll(layer, x)
+        seen.append((out, torch.autograd.grad(loss_of(out), [x, layer.recurrent.V])))
+    assert same(seen[0][0], seen[1][0])
+    assert seen[0][1][1] != 0
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(seen[0][1], seen[1][1], strict=True))
+
+
+def test_who_asks_for_a_gradient_may_change_between_the_steps() -> None:
+    """More ways than a guard remembers, again and again."""
+    layers, seen = both("RLeaky"), []
+    for layer in layers:
+        out, x = [], data()
+        for i in range(120):
+            layer.recurrent.V.requires_grad_(bool(i % 2))
+            layer.threshold.requires_grad_(bool(i % 3))
+            with torch.set_grad_enabled(i % 5 > 0):
+                spk, mem = layer(x[i % STEPS] if i % 7 else x[i % STEPS].detach())
+            if i % 11 == 0:
+                spk, mem = layer.spk, layer.mem = spk.detach(), mem.detach()
+            out += [spk, mem]
+        asking = [t for t in out if t.requires_grad]
+        seen.append((out, torch.autograd.grad(loss_of(asking), [x, layer.recurrent.V], allow_unused=True)))
+    assert [t.requires_grad for t in seen[0][0]] == [t.requires_grad for t in seen[1][0]]
+    assert same(seen[0][0], seen[1][0])
+    assert all(close(a, b) for a, b in zip(seen[0][1], seen[1][1], strict=True))
+
+
+def test_weights_and_states_may_become_others_between_the_steps() -> None:
+    layers, seen = both("RLeaky"), []
+    for layer in layers:
+        x, out = data(2.0).detach(), []
+        for i, x_t in enumerate(x):
+            if i == 2:
+                layer.recurrent.V.data = torch.linspace(-0.5, 0.5, SHAPE[-1])
+            if i == 3:
+                layer.recurrent.V.data = torch.tensor(0.3)
+            spk, mem = layer(x_t)
+            out += [spk, mem]
+        out += layer(mem, spk, mem)  # the same tensor twice
+        seen.append(out)
+    assert same(*seen)
+
+
+def test_fixed_parameters_of_a_cell_may_be_edited_between_the_steps() -> None:
+    seen = []
+    for cell in both("LIFCell"):
+        state, out = None, []
+        for i, x_t in enumerate(data()):
+            if i == 3:
+                cell.p.v_th.mul_(0.5)
+            if i == 4:
+                cell.p = cell.p._replace(v_reset=torch.full(SHAPE[-1:], 0.01))
+            spk, state = cell(x_t, state)
+            out += [spk, *state]
+        seen.append(out)
+        assert type(state) is nt.functional.lif.LIFFeedForwardState
+    assert same(*seen)
+
+
+def test_rows_go_back_to_the_pool() -> None:
+    layer, x = plugin_accel.convert(snn.Leaky(beta=0.9)), torch.rand(4, 2048).requires_grad_()
+    before = _C.pool_used_bytes()
+    spk, mem = layer(x)
+    spk, mem = layer(x, mem)
+    held = [spk]
+    (spk.sum() + mem.sum()).backward()
+    assert _C.pool_used_bytes() > before
+    layer.reset_mem()
+    other = threading.Thread(target=held.clear)
+    del spk, mem
+    other.start()
+    other.join()
+    x.grad = None
+    assert _C.pool_used_bytes() == before
+
+
+OLDER = """
+import torch
+del torch.Tensor.__dlpack_c_exchange_api__
+import torch._C._dynamo.guards as guards
+del guards.TensorGuards
+from tests.hosts import test_single_steps as t
+for name in ("Leaky", "Synaptic", "RLeaky, neurons", "LIFCell"):
+    t.test_gradients_are_the_hosts(name, t.with_hooks)
+t.test_wide_and_narrow_steps()
+t.test_fixed_parameters_of_a_cell_may_be_edited_between_the_steps()
+"""
+
+
+def test_an_older_torch_is_asked_attribute_by_attribute() -> None:
+    root = Path(__file__).parents[2]
+    if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        pytest.skip("this torch is one")
+    subprocess.run([sys.executable, "-c", OLDER], check=True, cwd=root, timeout=120)
