@@ -88,12 +88,12 @@ class _Plan:
             return
         self.shapes = (x.shape,) * (1 + self.step.states)
         if not form.nested:
-            fixed = tuple([t for t, _ in self.values or ()])
+            values = self.values or []
+            fixed, unnamed = tuple([t for t, _ in values]), (None,) * self.step.states
             self.guard = guard(
-                *(_OPTIONS, self.options, (), tuple(self.param_shapes), x.shape, fixed),
-                *(partial(_unchanged, self.values or []), runner(self.step)),
-                *((None,) * self.step.states, None, form.state),
-            )
+                _OPTIONS, self.options, (), tuple(self.param_shapes), x.shape, fixed, partial(_unchanged, values),
+                runner(self.step), unnamed, None, form.state,
+            )  # fmt: skip
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""

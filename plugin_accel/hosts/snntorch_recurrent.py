@@ -103,10 +103,8 @@ def _loop(form: Form, layer: Any, x: Tensor, given: Sequence[Any], record: Seque
 
 def _hearing(step: PreparedStep) -> Callable[..., Sequence[Tensor]]:
     """How a step hears its spikes times V: by itself if it can, else what torch multiplies."""
-    own: Any = getattr(step, "hearing", None)
-    if own is not None:
-        return own()
-    return partial(_run_one_to_one, step)
+    own: Callable[[], Callable[..., Sequence[Tensor]]] | None = getattr(step, "hearing", None)
+    return partial(_run_one_to_one, step) if own is None else own()
 
 
 def _run_one_to_one(
@@ -117,6 +115,7 @@ def _run_one_to_one(
     learned: tuple[int, ...],
     learns: bool,
 ) -> Sequence[Tensor]:
+    """`run_known` where the last of `params` is the product of the last two here: spikes and V."""
     *own, spk, weight = params
     heard = spk * weight
     among = tuple([i for i in learned if i < len(own)])
@@ -125,7 +124,7 @@ def _run_one_to_one(
     return run_known(step, x, states, [*own, heard], among, learns)
 
 
-def one_to_one(form: Form, layer: Any, x: Any, spk: Any, given: Sequence[Any]) -> Sequence[Tensor] | None:
+def one_to_one(form: Form, layer: Any, x: Any, spk: Any, given: Sequence[Any]) -> tuple[Tensor, ...] | None:
     """A step of a layer whose neurons hear themselves alone; None if it is another one, or not to be taken so."""
     module = layer._modules.get("recurrent")
     if type(module) not in _ONE_TO_ONE or type(x) is not Tensor or (layer.init_hidden and spk is not None):

@@ -65,8 +65,7 @@ class _Plan:
             self.run = run = runs(self.step)
             names, out = tuple([form.states[i] for i in form.order]), "spk" if form.recurrent else None
             self.guard = guard(
-                *(_OPTIONS, self.options, form.direct, self.shapes, x.shape, (), None),
-                *(run, names, out, form.order),
+                _OPTIONS, self.options, form.direct, self.shapes, x.shape, (), None, run, names, out, form.order
             )
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
