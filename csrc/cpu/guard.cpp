@@ -28,11 +28,12 @@ class Guard {
  public:
   // options, values: entries of the layer's dictionary and what they were, as in tensors::has; params: names of its
   // parameters or buffers; shapes: of (*computed, *params, *extra), in this order, as a call has them; shape: of the
-  // input and the states; fixed: tensors of one value each that must not have changed; unchanged: whether they have
-  // not, in Python; run: runs the step, see Run in step.cpp; states: of the layer's buffers, where it keeps them;
-  // out: the buffer of what comes out, or None; order: by which the host returns the states, or a class of tuples
-  Guard(py::tuple options, py::tuple values, py::tuple params, py::tuple shapes, py::object shape, py::tuple fixed,
-        py::object unchanged, py::object run, py::tuple states, py::object out, py::object order)
+  // input and the states; device: of all of them, None for the CPU; fixed: tensors of one value each that must not have
+  // changed; unchanged: whether they have not, in Python; run: runs the step, see Run in step.cpp; states: of the
+  // layer's buffers, where it keeps them; out: the buffer of what comes out, or None; order: by which the host returns
+  // the states, or a class of tuples
+  Guard(py::tuple options, py::tuple values, py::tuple params, py::tuple shapes, py::object shape, py::object device,
+        py::tuple fixed, py::object unchanged, py::object run, py::tuple states, py::object out, py::object order)
       : options_(std::move(options)),
         values_(std::move(values)),
         params_(std::move(params)),
@@ -40,6 +41,7 @@ class Guard {
         fixed_(std::move(fixed)),
         states_(std::move(states)),
         shape_(std::move(shape)),
+        device_(std::move(device)),
         unchanged_(std::move(unchanged)),
         run_(std::move(run)),
         out_(std::move(out)),
@@ -124,13 +126,13 @@ class Guard {
   const Known* find_anew(PyObject* const* all, Py_ssize_t rows, Py_ssize_t params, size_t count) {
     Known found;
     for (Py_ssize_t i = 0; i < rows; ++i)
-      if (!tensors::fits(all[i], shape_.ptr(), true, found.learning)) return nullptr;
+      if (!tensors::fits(all[i], shape_.ptr(), device_.ptr(), true, found.learning)) return nullptr;
     PyObject* learned[kMaxParams];
     int n = 0;
     for (Py_ssize_t i = 0; i < params; ++i) {
       PyObject* p = all[rows + i];
       bool learns = false;
-      if (p == Py_None || !tensors::fits(p, item(shapes_.ptr(), i), false, learns)) return nullptr;
+      if (p == Py_None || !tensors::fits(p, item(shapes_.ptr(), i), device_.ptr(), false, learns)) return nullptr;
       if (learns && n < kMaxParams) learned[n++] = PyLong_FromSsize_t(i);  // a small number: none is made
     }
     if (fixed_.size() && tensors::checked(PyObject_CallNoArgs(unchanged_.ptr())).ptr() != Py_True) return nullptr;
@@ -174,7 +176,7 @@ class Guard {
   static constexpr int kPatience = 100;
 
   py::tuple options_, values_, params_, shapes_, fixed_, states_;
-  py::object shape_, unchanged_, run_, out_, order_;
+  py::object shape_, device_, unchanged_, run_, out_, order_;
   std::array<Known, 4> known_;
   Known other_;  // none of them
   size_t last_ = 0;
@@ -191,13 +193,13 @@ PyObject* guarded(PyObject* self, PyObject* const* given, Py_ssize_t count) {
 }
 
 py::object make_guard(py::tuple options, py::tuple values, py::tuple params, py::tuple shapes, py::object shape,
-                      py::tuple fixed, py::object unchanged, py::object run, py::tuple states, py::object out,
-                      py::object order) {
+                      py::object device, py::tuple fixed, py::object unchanged, py::object run, py::tuple states,
+                      py::object out, py::object order) {
   static PyMethodDef call = fast_method("guard", guarded);
   tensors::load();
   const py::capsule self(new Guard(std::move(options), std::move(values), std::move(params), std::move(shapes),
-                                   std::move(shape), std::move(fixed), std::move(unchanged), std::move(run),
-                                   std::move(states), std::move(out), std::move(order)),
+                                   std::move(shape), std::move(device), std::move(fixed), std::move(unchanged),
+                                   std::move(run), std::move(states), std::move(out), std::move(order)),
                          [](void* guard) { delete static_cast<Guard*>(guard); });
   return fast_function(call, self.ptr());
 }

@@ -1,4 +1,6 @@
 // The host's side of a CUDA launch: the argument is made ready once, and each call writes addresses into a copy of it.
+#include "tensors.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -33,31 +35,63 @@ class Launch {
       throw py::value_error("launch: expected whole words, at most 4096 bytes, got " + std::to_string(bytes.size()));
     call_.resize(bytes.size() / 8);
     if (!bytes.empty()) memcpy(call_.data(), bytes.data(), bytes.size());
+    tensors::load();
     for (const uint32_t word : words_)
       if (word >= call_.size()) throw py::value_error("launch: expected words of the call, got one beyond it");
   }
 
   // The driver's answer; it has copied the argument when it returns.
   int run(uintptr_t stream, const py::tuple& addresses) const {
-    if (addresses.size() != words_.size())
-      throw py::value_error("launch: expected " + std::to_string(words_.size()) + " addresses, got " +
-                            std::to_string(addresses.size()));
-    Call call;
-    memcpy(call.word, call_.data(), call_.size() * 8);
+    Call call = blank(addresses.size());
     for (size_t i = 0; i < words_.size(); ++i) {
       const uint64_t address = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(addresses.ptr(), static_cast<Py_ssize_t>(i)));
       if (address == ~uint64_t(0) && PyErr_Occurred()) throw py::error_already_set();
       call.word[words_[i]] = address;
     }
-    const py::gil_scoped_release release;  // a full queue lets the call wait
-    void* arguments[] = {call.word};
-    return entry_(function_, grid_x_, grid_y_, 1, block_, 1, 1, 0, reinterpret_cast<void*>(stream), arguments, nullptr);
+    return launch(stream, call);
+  }
+
+  // A launch whose last addresses are those of new tensors like `models`, which it gives back; the driver's answer if
+  // that is not 0.
+  py::object make(uintptr_t stream, const py::list& inputs, const py::tuple& models) const {
+    const size_t given = inputs.size(), made = models.size();
+    Call call = blank(given + made);
+    py::tuple tensors(made);
+    for (size_t i = 0; i < made; ++i) {
+      const auto at = static_cast<Py_ssize_t>(i);
+      PyTuple_SET_ITEM(tensors.ptr(), at, tensors::empty_like(PyTuple_GET_ITEM(models.ptr(), at)).release().ptr());
+      call.word[words_[given + i]] = address(PyTuple_GET_ITEM(tensors.ptr(), at));
+    }
+    for (size_t i = 0; i < given; ++i)
+      call.word[words_[i]] = address(PyList_GET_ITEM(inputs.ptr(), static_cast<Py_ssize_t>(i)));
+    const int code = launch(stream, call);
+    if (code) return py::int_(code);
+    return std::move(tensors);
   }
 
  private:
   struct Call {
     alignas(16) uint64_t word[512];  // kernels take at most 4 KiB
   };
+
+  static uint64_t address(PyObject* tensor) { return reinterpret_cast<uint64_t>(tensors::data_ptr(tensor)); }
+
+  // All of the argument but the addresses, of which there are so many.
+  Call blank(size_t addresses) const {
+    if (addresses != words_.size())
+      throw py::value_error("launch: expected " + std::to_string(words_.size()) + " addresses, got " +
+                            std::to_string(addresses));
+    Call call;
+    memcpy(call.word, call_.data(), call_.size() * 8);
+    return call;
+  }
+
+  int launch(uintptr_t stream, Call& call) const {
+    const py::gil_scoped_release release;  // a full queue lets the call wait
+    void* arguments[] = {call.word};
+    return entry_(function_, grid_x_, grid_y_, 1, block_, 1, 1, 0, reinterpret_cast<void*>(stream), arguments, nullptr);
+  }
+
   Entry entry_;
   void* function_;
   unsigned grid_x_, grid_y_, block_;
@@ -70,5 +104,6 @@ class Launch {
 void bind_launch(py::module_& m) {
   py::class_<Launch>(m, "Launch")
       .def(py::init<uintptr_t, uintptr_t, unsigned, unsigned, unsigned, py::bytes, std::vector<uint32_t>>())
-      .def("run", &Launch::run);
+      .def("run", &Launch::run)
+      .def("make", &Launch::make);
 }

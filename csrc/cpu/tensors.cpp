@@ -22,7 +22,8 @@ namespace {
 
 struct Names {
   PyObject *float32, *tensor, *comparison, *empty, *threads, *is_wrapped;
-  PyObject *data_ptr, *dtype, *is_cpu, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous, *resolve_neg;
+  PyObject *data_ptr, *dtype, *is_cpu, *device, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous,
+      *resolve_neg;
   PyObject *grad_enabled, *to_save, *materialize_grads, *made_by, *saved_tensors, *needs_input_grad, *numel,
       *element_size;
 };
@@ -36,6 +37,12 @@ py::object ask(PyObject* tensor, PyObject* method) {
 }
 
 py::object attribute(PyObject* tensor, PyObject* name) { return checked(PyObject_GetAttr(tensor, name)); }
+
+bool equal(PyObject* tensor, PyObject* name, PyObject* to) {
+  const int same = PyObject_RichCompareBool(attribute(tensor, name).ptr(), to, Py_EQ);
+  if (same < 0) throw py::error_already_set();
+  return same;
+}
 
 // torch's comparison of several tensors at once, as its compiler uses it; None in a release that has it elsewhere.
 PyObject* own_comparison() {
@@ -65,16 +72,34 @@ void load() {
   PyObject* wrapped =
       py::object(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")).release().ptr();
   const auto word = [](const char* s) { return PyUnicode_InternFromString(s); };
-  names = new Names{of("float32"),         of("Tensor"),          own_comparison(),
-                    of("empty_like"),      of("get_num_threads"), wrapped,
-                    word("data_ptr"),      word("dtype"),         word("is_cpu"),
-                    word("shape"),         word("is_contiguous"), word("is_neg"),
-                    word("requires_grad"), word("contiguous"),    word("resolve_neg"),
-                    of("is_grad_enabled"), word("to_save"),       word("materialize_grads"),
-                    word("made_by"),       word("saved_tensors"), word("needs_input_grad"),
-                    word("numel"),         word("element_size")};
+  names = new Names{of("float32"),
+                    of("Tensor"),
+                    own_comparison(),
+                    of("empty_like"),
+                    of("get_num_threads"),
+                    wrapped,
+                    word("data_ptr"),
+                    word("dtype"),
+                    word("is_cpu"),
+                    word("device"),
+                    word("shape"),
+                    word("is_contiguous"),
+                    word("is_neg"),
+                    word("requires_grad"),
+                    word("contiguous"),
+                    word("resolve_neg"),
+                    of("is_grad_enabled"),
+                    word("to_save"),
+                    word("materialize_grads"),
+                    word("made_by"),
+                    word("saved_tensors"),
+                    word("needs_input_grad"),
+                    word("numel"),
+                    word("element_size")};
   exchange = own_exchange(names->tensor);
 }
+
+void* data_ptr(PyObject* tensor) { return address(ask(tensor, names->data_ptr).ptr()); }
 
 void* data(PyObject* tensor) {
   if (!exchange) return address(ask(tensor, names->data_ptr).ptr());
@@ -192,16 +217,15 @@ bool grad_enabled() { return checked(PyObject_CallNoArgs(names->grad_enabled)).p
 
 int64_t count(PyObject* tensor) { return integer(ask(tensor, names->numel).ptr()); }
 
-bool fits(PyObject* t, PyObject* shape, bool exact, bool& learns) {
+bool fits(PyObject* t, PyObject* shape, PyObject* device, bool exact, bool& learns) {
   if (exact) {
     if (reinterpret_cast<PyObject*>(Py_TYPE(t)) != names->tensor) return false;
     PyObject* arguments[] = {t};  // one that a transform of torch.func left behind has no memory of its own
     if (checked(PyObject_Vectorcall(names->is_wrapped, arguments, 1, nullptr)).ptr() == Py_True) return false;
   }
-  if (attribute(t, names->dtype).ptr() != names->float32 || attribute(t, names->is_cpu).ptr() != Py_True) return false;
-  const int same = PyObject_RichCompareBool(attribute(t, names->shape).ptr(), shape, Py_EQ);
-  if (same < 0) throw py::error_already_set();
-  if (!same) return false;
+  if (attribute(t, names->dtype).ptr() != names->float32) return false;
+  const bool there = device == Py_None ? attribute(t, names->is_cpu).ptr() == Py_True : equal(t, names->device, device);
+  if (!there || !equal(t, names->shape, shape)) return false;
   if (ask(t, names->is_neg).ptr() != Py_False) return false;
   if ((exact || PyTuple_GET_SIZE(shape) > 0) && ask(t, names->is_contiguous).ptr() != Py_True) return false;
   learns = learns || attribute(t, names->requires_grad).ptr() == Py_True;
@@ -228,7 +252,7 @@ PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count) {
 
 PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count) {
   return translated([&]() -> py::object {
-    if (count != 3) throw py::type_error("alike: expected (tensors, shapes, exact)");
+    if (count != 4) throw py::type_error("alike: expected (tensors, shapes, device, exact)");
     load();
     const Items list(given[0]), shapes(given[1]);
     if (list.size != shapes.size) return py::none();
@@ -236,7 +260,7 @@ PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count) {
     Py_ssize_t n = 0;
     for (Py_ssize_t i = 0; i < list.size; ++i) {
       bool learns = false;
-      if (!fits(list[i], shapes[i], given[2] == Py_True, learns)) return py::none();
+      if (!fits(list[i], shapes[i], given[2], given[3] == Py_True, learns)) return py::none();
       if (!learns) continue;
       if (n == kMost) throw py::value_error("alike: too many tensors");
       found[n++] = checked(PyLong_FromSsize_t(i));

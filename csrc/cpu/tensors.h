@@ -12,7 +12,8 @@ pybind11::object checked(PyObject* made);  // what a function of Python gave, or
 
 void load();  // looks the names up, once; called before anything else here
 
-void* data(PyObject* tensor);                                       // t.data_ptr()
+void* data_ptr(PyObject* tensor);                                   // t.data_ptr(), of any device
+void* data(PyObject* tensor);                                       // the same on the CPU, the quickest way
 pybind11::object empty_like(PyObject* tensor);                      // torch.empty_like(t)
 pybind11::object readable(const pybind11::handle& t, void*& data);  // t, or a dense copy
 int64_t count(PyObject* tensor);                                    // t.numel()
@@ -36,9 +37,9 @@ class Like {
   size_t bytes_ = 0;  // 0: by torch
 };
 
-// Whether this is an fp32 tensor on the CPU, dense and of this shape, and of exactly torch's class if `exact`; `learns`
-// is set if it requires a gradient.
-bool fits(PyObject* tensor, PyObject* shape, bool exact, bool& learns);
+// Whether this is an fp32 tensor on a device (None: the CPU), dense and of this shape, and of exactly torch's class if
+// `exact`; `learns` is set if it requires a gradient.
+bool fits(PyObject* tensor, PyObject* shape, PyObject* device, bool exact, bool& learns);
 
 // A function that says of as many tensors whether they are like these in all that `fits` asks, and more: several times
 // quicker. Null where torch offers none, or where a tensor comes twice.
@@ -53,8 +54,8 @@ bool has(PyObject* dictionary, PyObject* key, PyObject* value);
 // Called from Python as same(dictionary, keys, values): `has` for all of them.
 PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count);
 
-// Called from Python as alike(tensors, shapes, exact): None unless all are fp32 tensors on the CPU, dense and of these
-// shapes, and of exactly torch's class if `exact`; else a tuple of the positions of those that require a gradient.
+// Called from Python as alike(tensors, shapes, device, exact): None unless `fits` says so of all; else a tuple of the
+// positions of those that require a gradient.
 PyObject* alike(PyObject*, PyObject* const* given, Py_ssize_t count);
 
 // What an autograd function keeps from forward to backward in its `ctx`.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.backends import cuda_call as cc
-from plugin_accel.backends import cuda_check
+from plugin_accel.backends import cuda_check, cuda_step
 from plugin_accel.backends.cuda_backward import BackwardPlan, shape_of
 from plugin_accel.backends.cuda_device import Device, Gpu
 from plugin_accel.backends.cuda_forward import ForwardPlan
@@ -24,6 +24,7 @@ from plugin_accel.backends.cuda_source import Reduce
 from plugin_accel.errors import BackendError
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
+from plugin_accel.neurons.prepared import PreparedSequence, PreparedStep
 
 NEURONS = frozenset(
     {"sinabs_lif", "sinabs_alif"}
@@ -131,6 +132,16 @@ class CudaBackend:
             plan = BackwardPlan(self.runner, neuron, config, saved, grads, wanted, dspike_dv)
             _remember(self._backward, key, plan)
         return plan.run(saved, grads, dspike_dv)
+
+    def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
+        """A single step to be called again and again; see `neurons.prepared`."""
+        return cuda_step.prepare(self, self.runner, neuron, config, x, params)
+
+    def prepare_sequence(
+        self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+    ) -> PreparedSequence | None:
+        """A sequence without gradients to be called again and again; see `neurons.prepared`."""
+        return cuda_step.prepare_sequence(self.runner, neuron, config, x, params)
 
 
 def _remember(plans: dict[Any, Any], key: object, plan: object) -> None:

@@ -34,6 +34,8 @@ class _Way(NamedTuple):
     """Sums of one parameter, in bytes."""
     reductions: list[tuple[Launch, list[int]]]
     """Second passes, and the numbers of the sums that each takes."""
+    models: tuple[Tensor, ...] | None
+    """Of all that the first launch writes, where that can be made by the launch itself."""
 
 
 class BackwardPlan:
@@ -95,6 +97,11 @@ class BackwardPlan:
             and all(cc.fits(row, 4) for row in self._rows if row is not None)
         )
         self._ways: dict[int, _Way] = {}
+        self._copies = True in (*self._copies_stream, *self._copies_state, self._copies_params, self._mean_copies)
+        self._quick: _Way | None = None
+        """Where every call goes the same way, and its tensors can be taken as they are."""
+        self._inputs = 1 if saved.x is None else 2  # x, kept
+        self._firsts = sum(self._there[: self._states])
 
     def _way(self, width: int) -> _Way:
         runner, layout, fixed, index = self._runner, self._layout, self._fixed, self._index
@@ -133,7 +140,11 @@ class BackwardPlan:
             fields.address(self._g_x is not None, *wanted.first).add(int(self._by_column))
             fields.address(*[slot in summed for slot in range(len(fixed.slots))], scratch is not None)
             run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
-        made = _Way(run, sums, scratch, each * torch.float64.itemsize, self._reductions(blocks))
+        written = [*([self._g_x] if self._g_x else []), *[self._g_state for want in wanted.first if want]]
+        models = None if slots else cc.models([*written, *([scratch] if scratch else [])])
+        made = _Way(run, sums, scratch, each * torch.float64.itemsize, self._reductions(blocks), models)
+        if run and models is not None and not (self._wide or self._copies):
+            self._quick = made
         return self._ways.setdefault(width, made)
 
     def _reductions(self, blocks: int) -> list[tuple[Launch, list[int]]]:
@@ -150,8 +161,24 @@ class BackwardPlan:
                 made.append((launch, numbers))
         return made
 
+    def _run_quick(self, way: _Way, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
+        assert way.run is not None
+        assert way.models is not None
+        given = [saved.params[i] for i in self._order]
+        if saved.x is not None:
+            given.append(saved.x)
+        given.append(saved.kept)
+        later = (dspike_dv, grads.out, grads.kept, *grads.records, *grads.last, grads.mean)
+        given += [t for t in (*saved.first, *later) if t is not None]
+        made = iter(way.run.make(given, way.models))
+        g_x = None if self._g_x is None else next(made)
+        g_first = tuple([next(made) if want else None for want in self._wanted.first])
+        return Gradients(g_x, g_first, tuple([g_x if same else None for same in self._alike]))
+
     def run(self, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
         """See `Kernels.backward`."""
+        if self._quick is not None:
+            return self._run_quick(self._quick, saved, grads, dspike_dv)
         layout, dtype, wanted = self._layout, self._dtype, self._wanted
         streams = [t for t in streams_of(saved, grads, dspike_dv) if t is not None]
         if True in self._copies_stream:
@@ -173,7 +200,7 @@ class BackwardPlan:
         width = 1
         if self._wide and not any(a & mask for a, mask in zip(at_streams, self._masks, strict=True)):
             width = 1 if any(a & self._state_mask for a in at_states) else 4
-        run, sums, scratch, each, reductions = self._ways.get(width) or self._way(width)
+        run, sums, scratch, each, reductions, _ = self._ways.get(width) or self._way(width)
 
         g_x = None if self._g_x is None else self._g_x.make()
         g_first = tuple([self._g_state.make() if want else None for want in wanted.first])
@@ -182,8 +209,7 @@ class BackwardPlan:
         base = 0 if partial is None else partial.data_ptr()
         g_slots = [self._params[i].gradient(saved.params[i]) for _, i in self._slots]
         if run is not None:
-            firsts = sum(self._there[: self._states])
-            inputs = 1 if saved.x is None else 2  # x, kept
+            firsts, inputs = self._firsts, self._inputs
             addresses = [given[i].data_ptr() for i in self._order]
             addresses += (*at_streams[:inputs], *at_states[:firsts], *at_streams[inputs:], *at_states[firsts:])
             if mean is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -130,16 +130,24 @@ class Memory:
     def __init__(self, shape: Shape, strides: Shape, dtype: torch.dtype, device: torch.device) -> None:
         self.device = device
         self._shape, self._strides, self._dtype = shape, strides, dtype
-        self._like = None
+        self.model: Tensor | None = None
+        """What `empty_like` makes such tensors of; None where it does not."""
         if strides == contiguous_strides(shape):
             with torch.inference_mode(False):
-                self._like = torch.empty((), dtype=dtype, device=device).expand(shape)
+                self.model = torch.empty((), dtype=dtype, device=device).expand(shape)
 
     def make(self) -> Tensor:
         """Uninitialised memory."""
-        if self._like is not None:
-            return torch.empty_like(self._like)
+        if self.model is not None:
+            return torch.empty_like(self.model)
         return torch.empty_strided(self._shape, self._strides, dtype=self._dtype, device=self.device)
+
+
+def models(memories: Iterable[Memory]) -> tuple[Tensor, ...] | None:
+    """What a launch makes its outputs of; None where it cannot make all of them."""
+    found = [m.model for m in memories]
+    there = tuple([model for model in found if model is not None])
+    return there if len(there) == len(found) else None
 
 
 def sequences(layout: Layout, dtype: torch.dtype, device: torch.device) -> Memory:

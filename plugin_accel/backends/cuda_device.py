@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NoReturn, Protocol
 
 import torch
+from torch import Tensor
 
 from plugin_accel import _C
 from plugin_accel.backends import cuda_cache, cuda_compile
@@ -14,8 +15,17 @@ from plugin_accel.backends.cuda_call import Packed
 from plugin_accel.backends.cuda_source import KERNEL, Source
 from plugin_accel.errors import BackendError
 
-Launch = Callable[[tuple[int, ...]], None]
-"""Launches with the addresses of an argument, on the current stream of the device the kernel was loaded for."""
+
+class Launch(Protocol):
+    """Launches a kernel on the current stream of the device it was loaded for."""
+
+    def __call__(self, addresses: tuple[int, ...]) -> None:
+        """With the addresses of its argument."""
+        ...
+
+    def make(self, inputs: list[Tensor], models: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """With the addresses of the inputs and of new tensors like `models`, which are given back."""
+        ...
 
 
 class Loaded(Protocol):
@@ -140,28 +150,46 @@ class _Kernel:
 
     def bind(self, grid: tuple[int, int], block: int, argument: Packed) -> Launch:
         """See `Loaded`."""
-        launch = _C.Launch(_entry(), self._function, *grid, block, argument.call, argument.words).run
-        index, stream_of, current = self._index, torch._C._cuda_getCurrentRawStream, torch.cuda.current_device
+        launch = _C.Launch(_entry(), self._function, *grid, block, argument.call, argument.words)
+        return _Bound(launch, self._index, f"{self._source.body}: expected a launch of {grid[0]} x {grid[1]} blocks")
 
-        def run(addresses: tuple[int, ...]) -> None:
-            if current() == index:
-                code = launch(stream_of(index), addresses)
-                if code == _INVALID_CONTEXT and _bind_context(index):
-                    code = launch(stream_of(index), addresses)
-            else:
-                with torch.cuda.device(index):
-                    code = launch(stream_of(index), addresses)
-            if code:
-                self._fail(code, grid)
 
-        return run
+class _Bound:
+    """See `Launch`."""
 
-    def _fail(self, code: int, grid: tuple[int, int]) -> NoReturn:
+    def __init__(self, launch: _C.Launch, index: int, what: str) -> None:
+        self._run, self._make, self._index, self._what = launch.run, launch.make, index, what
+        self._stream_of = torch._C._cuda_getCurrentRawStream
+        # torch.cuda.current_device asks first whether CUDA has been initialised, as it has where there is a kernel
+        self._current: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+
+    def __call__(self, addresses: tuple[int, ...]) -> None:
+        """See `Launch`."""
+        code = self._on_device(self._run, addresses)
+        if code:
+            self._fail(code)
+
+    def make(self, inputs: list[Tensor], models: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """See `Launch`."""
+        made: tuple[Tensor, ...] | int = self._on_device(self._make, inputs, models)
+        return made if isinstance(made, tuple) else self._fail(made)
+
+    def _on_device(self, launch: Callable[..., Any], *arguments: Any) -> Any:
+        index, stream_of = self._index, self._stream_of
+        if self._current() != index:
+            with torch.cuda.device(index):
+                return launch(stream_of(index), *arguments)
+        code = launch(stream_of(index), *arguments)
+        if code == _INVALID_CONTEXT and _bind_context(index):
+            code = launch(stream_of(index), *arguments)
+        return code
+
+    def _fail(self, code: int) -> NoReturn:
         from cuda.bindings import driver
 
         raise BackendError(
-            f"CUDA kernel {self._source.body}: expected a launch of {grid[0]} x {grid[1]} blocks, got "
-            f"{driver.CUresult(code)!s}; an earlier kernel may have failed: set CUDA_LAUNCH_BLOCKING=1 to find it"
+            f"CUDA kernel {self._what}, got {driver.CUresult(code)!s}; an earlier kernel may have failed: set "
+            "CUDA_LAUNCH_BLOCKING=1 to find it"
         )
 
 

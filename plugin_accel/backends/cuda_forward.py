@@ -24,6 +24,8 @@ class _Way(NamedTuple):
     run: Launch | None
     sums: cc.Memory | None
     reduce: Launch | None
+    models: tuple[Tensor, ...] | None
+    """Of all that the first launch writes, where that can be made by the launch itself."""
 
 
 class ForwardPlan:
@@ -44,6 +46,7 @@ class ForwardPlan:
         self._index = runner.index(device)
         self._x_dtype, dtype = x.dtype, torch.float32 if x.dtype in LOW else x.dtype
         self._dtype = dtype
+        self.shape = x.shape
         layout = self._layout = layout_of(x, config.time_dim)
         fixed = self._fixed = static(neuron, config, dtype)
         self._rows = cc.rows(layout, x, x.dtype)
@@ -66,6 +69,8 @@ class ForwardPlan:
             and cc.fits(self._rows or layout.dense_rows, 4)
         )
         self._ways: dict[int, _Way] = {}
+        self._quick: _Way | None = None
+        """Where every call goes the same way, and its tensors can be taken as they are."""
 
     def _way(self, width: int) -> _Way:
         runner, layout, fixed, index = self._runner, self._layout, self._fixed, self._index
@@ -86,10 +91,33 @@ class ForwardPlan:
         if blocks:
             source = Forward(fixed.step, self._x_dtype, fixed.out, width)
             run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
-        return self._ways.setdefault(width, _Way(run, sums, reduce))
+        written = [self._out, *([self._kept] if self._kept else []), *self._records, *[self._state for _ in states]]
+        made = _Way(run, sums, reduce, cc.models([*written, *([sums] if sums else [])]))
+        if run and made.models and not (self._wide or self._copies):
+            self._quick = made
+        return self._ways.setdefault(width, made)
+
+    def _run_quick(self, way: _Way, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
+        assert way.run is not None
+        assert way.models is not None
+        made = way.run.make([*[params[i] for i in self._order], x, *first], way.models)
+        at, states = 1 if self._kept is None else 2, len(self._states)
+        kept = None if self._kept is None else made[1]
+        records: tuple[Tensor, ...] = ()
+        if self._records:
+            records, at = made[at : at + states], at + states
+        last = made[at : at + states]
+        if self._mean is None:
+            return Result(made[0], None, last, kept, records)
+        mean = self._mean.make()
+        if way.reduce is not None:
+            way.reduce((made[-1].data_ptr(), mean.data_ptr()))
+        return Result(made[0], mean, last, kept, records)
 
     def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
         """See `Kernels.forward`."""
+        if self._quick is not None:
+            return self._run_quick(self._quick, x, first, params)
         if self._copies:
             if self._rows is None:
                 x = cc.copied(self._layout, x, self._x_dtype)
@@ -102,7 +130,7 @@ class ForwardPlan:
         width = 1
         if self._wide and not at & self._x_mask and not any(a & self._state_mask for a in at_first):
             width = 4
-        run, sums, reduce = self._ways.get(width) or self._way(width)
+        run, sums, reduce, _ = self._ways.get(width) or self._way(width)
         out = self._out.make()
         kept = None if self._kept is None else self._kept.make()
         records = tuple([r.make() for r in self._records])

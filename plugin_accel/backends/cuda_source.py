@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -45,10 +47,21 @@ def include_paths() -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def headers_digest() -> str:
     """Of every header that a kernel may include, so that what was compiled from others is not taken from the cache."""
+    found: dict[Path, bytes] = {}
+    todo = [p for p in (folder() / "cuda").rglob("*") if p.is_file()]
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found[path] = path.read_bytes()
+            named = (path.parent / name.decode() for name in _INCLUDE.findall(found[path]))
+            todo += [p for p in (Path(os.path.normpath(p)) for p in named) if p.is_file()]
     digest = sha256()
-    for path in sorted(p for p in folder().rglob("*") if p.is_file() and p.parent.name != "cpu"):
-        digest.update(path.relative_to(folder()).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(found):
+        digest.update(path.relative_to(folder()).as_posix().encode() + b"\0" + found[path] + b"\0")
     return digest.hexdigest()
+
+
+_INCLUDE = re.compile(rb'#include "([^"]+)"')
 
 
 @dataclass(frozen=True)

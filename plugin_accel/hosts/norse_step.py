@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from plugin_accel import backends
 from plugin_accel._C import alike, guard, same
 from plugin_accel.hosts import norse_surrogates as ns
+from plugin_accel.hosts.constants import constant
 from plugin_accel.hosts.inputs import is_watched, number
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import form_of
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, run_known, runner
+from plugin_accel.neurons.prepared import PreparedStep, place, run_known, runner
 
 FP32 = torch.float32
-_CPU = torch.device("cpu")
 _TENSORS = (Tensor, nn.Parameter)
 
 
@@ -35,7 +35,7 @@ class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
     __slots__ = (
-        *("alpha", "backend", "dt", "form", "guard", "numbers", "options", "p", "param_shapes"),
+        *("alpha", "backend", "device", "dt", "form", "guard", "numbers", "options", "p", "param_shapes"),
         *("params", "shape", "shapes", "slope", "steep", "step", "values"),
     )
 
@@ -45,7 +45,7 @@ class _Plan:
         self.form = form
         self.options = tuple([layer.__dict__.get(name) for name in _OPTIONS])
         self.p, self.dt = layer.p, layer.dt
-        self.shape, self.backend = x.shape, backends.requested()
+        self.shape, self.device, self.backend = x.shape, place(x), backends.requested()
         self.steep: Any = None  # where alpha is read from at each call
         self.alpha = 0.0
         self.step: PreparedStep | None = None
@@ -69,19 +69,19 @@ class _Plan:
         given = (*given, *self.slope)
         if any(not isinstance(v, (*_TENSORS, float, int)) for v in given):
             return
-        self.numbers = {i: number(float(v), FP32, _CPU) for i, v in enumerate(given) if not isinstance(v, Tensor)}
+        self.numbers = {i: _number(float(v), x) for i, v in enumerate(given) if not isinstance(v, Tensor)}
         params = [self.numbers.get(i, v) for i, v in enumerate(given)]
         own = _tensors(self.p)
         if type(self.dt) is float and all(t.dim() == 0 and t.is_cpu and not t.requires_grad for t in own):
             self.values = [(t, t.item()) for t in own]
             with torch.inference_mode(False):  # copies, since the layer's own may be changed in place
-                self.params = params = [p.to(FP32, copy=True) for p in params]
+                self.params = params = [p.to(x.device, FP32, copy=True) for p in params]
         self.param_shapes = [p.shape for p in params]
-        if alike(params, self.param_shapes, False) is None:
+        if alike(params, self.param_shapes, self.device, False) is None:
             return
         kind = form.kind_of(self.p)
         assert kind is not None
-        prepare = getattr(backends.choose(_CPU, FP32, form.neuron.name), "prepare", None)
+        prepare = getattr(backends.choose(x.device, FP32, form.neuron.name), "prepare", None)
         if prepare is not None:
             self.step = prepare(form.neuron, config(kind, made, STEP), x, params)
         if self.step is None:
@@ -91,7 +91,7 @@ class _Plan:
             values = self.values or []
             fixed, unnamed = tuple([t for t, _ in values]), (None,) * self.step.states
             self.guard = guard(
-                _OPTIONS, self.options, (), tuple(self.param_shapes), x.shape, fixed, partial(_unchanged, values),
+                _OPTIONS, self.options, (), tuple(self.param_shapes), x.shape, self.device, fixed, partial(_unchanged, values),
                 runner(self.step), unnamed, None, form.state,
             )  # fmt: skip
 
@@ -99,6 +99,7 @@ class _Plan:
         """Whether a layer with these attributes and this input is as it was."""
         return (
             self.shape == x.shape
+            and self.device == place(x)
             and same(own, _OPTIONS, self.options)
             and self.backend == backends.requested()
             and (self.steep is None or self.alpha == float(self.steep.alpha))
@@ -119,6 +120,10 @@ class _Plan:
 
 def _unchanged(values: list[tuple[Tensor, float]]) -> bool:
     return all([t.item() == value and not t.requires_grad for t, value in values])  # noqa: C419
+
+
+def _number(value: float, x: Tensor) -> Tensor:
+    return number(value, FP32, x.device) if x.is_cpu else constant(value, FP32, x.device)
 
 
 def _tensors(p: Any) -> list[Tensor]:
@@ -151,7 +156,7 @@ def quick_step(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
 
 def _anew(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
     """The same where something is not as it was, or the state is of several tuples."""
-    if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu:
+    if type(x) is not Tensor or x.dtype is not FP32:
         return None
     plan = _plans.get(layer)
     if plan is None or not plan.is_for(layer.__dict__, x):
@@ -165,12 +170,12 @@ def _anew(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
         params = plan.known()
     else:
         params = plan.changing()
-        learned = alike(params, plan.param_shapes, False)
+        learned = alike(params, plan.param_shapes, plan.device, False)
     if params is None or learned is None:
         del _plans[layer]
         return None
     states = form.states(state) if form.nested else state
-    learning = alike([x, *states], plan.shapes, True)
+    learning = alike([x, *states], plan.shapes, plan.device, True)
     if learning is None:
         return None
     out, *last = run_known(step, x, states, params, learned, bool(learning))

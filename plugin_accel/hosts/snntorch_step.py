@@ -21,7 +21,7 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
 from plugin_accel.hosts.snntorch_params import Params
 from plugin_accel.neurons.layout import STEP
-from plugin_accel.neurons.prepared import PreparedStep, runner
+from plugin_accel.neurons.prepared import PreparedStep, place, runner
 
 FP32 = torch.float32
 
@@ -36,12 +36,12 @@ _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = ("backend", "computed", "guard", "options", "run", "shape", "shapes", "step", "values")
+    __slots__ = ("backend", "computed", "device", "guard", "options", "run", "shape", "shapes", "step", "values")
 
     def __init__(self, form: Form, layer: Any, x: Tensor, recurrent: tuple[Tensor, ...], runs: Runs) -> None:
         options_now = [layer.__dict__.get(name) for name in _OPTIONS]
         self.options = tuple([getattr(v, "__func__", v) for v in options_now])  # a method would keep the layer alive
-        self.shape, self.backend = x.shape, backends.requested()
+        self.shape, self.device, self.backend = x.shape, place(x), backends.requested()
         self.computed: Params = ((), ())
         self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
         self.step: PreparedStep | None = None
@@ -57,7 +57,7 @@ class _Plan:
         if params is None:
             return
         self.shapes = tuple([p.shape for p in params])
-        if alike(params, self.shapes, False) is None:
+        if alike(params, self.shapes, self.device, False) is None:
             return
         last = params[: len(params) - len(recurrent) + 1]  # the weights are none of the kernels'
         self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, last)
@@ -65,13 +65,15 @@ class _Plan:
             self.run = run = runs(self.step)
             names, out = tuple([form.states[i] for i in form.order]), "spk" if form.recurrent else None
             self.guard = guard(
-                _OPTIONS, self.options, form.direct, self.shapes, x.shape, (), None, run, names, out, form.order
-            )
+                _OPTIONS, self.options, form.direct, self.shapes, x.shape, self.device, (), None, run, names, out,
+                form.order,
+            )  # fmt: skip
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
         alike_options = same(own, _OPTIONS, self.options)
-        return self.shape == x.shape and alike_options and self.backend == backends.requested()
+        alike_input = self.shape == x.shape and self.device == place(x)
+        return alike_input and alike_options and self.backend == backends.requested()
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
@@ -157,7 +159,7 @@ def _anew(
     form: Form, layer: Any, x: Tensor, given: Sequence[Any], recurrent: tuple[Tensor, ...], runs: Runs
 ) -> Call | None:
     """What a guard gives, where something is not as it was: a layer, an input, or a state that counts as zeros."""
-    if type(x) is not Tensor or x.dtype is not FP32 or not x.is_cpu:
+    if type(x) is not Tensor or x.dtype is not FP32:
         return None
     if recurrent and not _heard(x, *recurrent):
         return None
@@ -168,27 +170,27 @@ def _anew(
     if plan.step is None:
         return None
     params = _parameters(form, layer, plan, recurrent)
-    learned = None if params is None else alike(params, plan.shapes, False)
+    learned = None if params is None else alike(params, plan.shapes, plan.device, False)
     if params is None or learned is None:
         del _plans[layer]
         return None
     states: list[Any] = []
     for i, argument in zip(form.order, given, strict=True):
         state = own["_buffers"].get(form.states[i]) if argument is None else argument
-        if type(state) is not Tensor or not state.is_cpu:
+        if type(state) is not Tensor or state.device != x.device:
             return None
         # As the host does: what is kept for backward must not depend on whether this is the layer's first call.
         states.append(state if state.shape == x.shape else torch.zeros_like(x, requires_grad=False))
     there = [x, *states]
-    learning = alike(there, [x.shape] * len(there), True)
+    learning = alike(there, [x.shape] * len(there), plan.device, True)
     return None if learning is None else (states, params, learned, bool(learning))
 
 
 def _heard(x: Tensor, spikes: Tensor, *weights: Tensor) -> bool:
     """Whether these can be what a layer hears: one tensor like the input, or spikes and a weight or one per neuron."""
-    if spikes.shape != x.shape or alike([spikes], [x.shape], False) is None:
+    if spikes.shape != x.shape or alike([spikes], [x.shape], place(x), False) is None:
         return False
-    return all(w.shape in ((), (1,), x.shape[1:]) and alike([w], [w.shape], False) is not None for w in weights)
+    return all(w.shape in ((), (1,), x.shape[1:]) and alike([w], [w.shape], place(x), False) is not None for w in weights)
 
 
 def is_prepared(layer: nn.Module) -> bool:

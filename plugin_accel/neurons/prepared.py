@@ -75,7 +75,9 @@ class PreparedSequence(Protocol):
     A backend may offer `prepare_sequence(neuron, config, x, params) -> PreparedSequence | None`.
     """
 
-    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def run(
+        self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         """(out, its mean, states after the last step)."""
         ...
 

@@ -3,7 +3,8 @@
     python -m tests.cuda_backend.all_kernels --out cuda_kernels.json [--markdown cuda.md] [--architectures sm_90 ...]
 
 The kernels of a step are compiled together, since they share their headers, which take as long as the kernels;
-`PLUGIN_ACCEL_JOBS` processes do it, by default one for each core.
+`PLUGIN_ACCEL_JOBS` processes do it, by default one for each core. What the file holds of the same sources is kept, so
+that a run which was stopped goes on where it was; with `--only`, what it holds of other steps stays too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from plugin_accel.backends.cuda_compile import compile_source, compile_text, version
-from plugin_accel.backends.cuda_source import KERNEL, Backward, Egru, Source
+from plugin_accel.backends.cuda_source import KERNEL, Backward, Egru, Source, headers_digest
 from plugin_accel.neurons import ALL
 
 from .kernel_table import ARCHITECTURES, kernels, needs, others, steps
@@ -39,10 +42,19 @@ def groups() -> dict[str, list[Source]]:
     return found
 
 
+def text(sources: list[Source]) -> str:
+    """All kernels of a step."""
+    return sources[0].head + "".join(k.entry(f"k{i}", k.blocks) for i, k in enumerate(sources))
+
+
+def digest(sources: list[Source]) -> str:
+    """Of what decides the row of a step on an architecture."""
+    return sha256("\0".join((text(sources), headers_digest(), version())).encode()).hexdigest()[:16]
+
+
 def row(name: str, sources: list[Source], arch: str) -> dict[str, Any]:
     """What the kernels of a step need on an architecture: the most that one of them does."""
-    text = sources[0].head + "".join(k.entry(f"k{i}", k.blocks) for i, k in enumerate(sources))
-    found = needs(compile_text(name, text, arch).log)
+    found = needs(compile_text(name, text(sources), arch).log)
     fewer = []
     for i, source in enumerate(sources):
         if found[f"k{i}"].spilled or found[f"k{i}"].stack:
@@ -56,6 +68,7 @@ def row(name: str, sources: list[Source], arch: str) -> dict[str, Any]:
     return {
         "step": name,
         "arch": arch,
+        "source": digest(sources),
         "kernels": len(sources),
         "registers": most,
         "fewer_blocks": fewer,
@@ -82,7 +95,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, compiler: str, rows: list[dict[str, Any]]) -> None:
+def write(path: Path, compiler: str, rows: Iterable[dict[str, Any]]) -> None:
     """One line for each row."""
     body = ",\n".join(json.dumps(r) for r in rows)
     path.write_text(f'{{"compiler": {json.dumps(compiler)}, "rows": [\n{body}\n]}}\n')
@@ -104,20 +117,26 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES))
     parser.add_argument("--only", default="", help="steps whose name contains this")
     options = parser.parse_args()
-    chosen = {name: sources for name, sources in groups().items() if options.only in name}
-    todo = [(name, sources, arch) for arch in options.architectures for name, sources in chosen.items()]
+    wanted = [(name, sources, arch) for arch in options.architectures for name, sources in groups().items()]
     start = time.monotonic()
-    rows: list[dict[str, Any]] = []
+    held = {(r["step"], r["arch"]): r for r in json.loads(options.out.read_text())["rows"]} if options.out.exists() else {}
+    todo = [
+        (name, sources, arch)
+        for name, sources, arch in wanted
+        if options.only in name and held.get((name, arch), {}).get("source") != digest(sources)
+    ]
     with ProcessPoolExecutor(int(os.environ.get("PLUGIN_ACCEL_JOBS", os.cpu_count() or 1))) as pool:
-        for done in pool.map(row, *zip(*todo, strict=True)):
-            rows.append(done)
-            write(options.out, version(), rows)
+        for done in pool.map(row, *zip(*todo, strict=True)) if todo else ():
+            held[done["step"], done["arch"]] = done
+            write(options.out, version(), held.values())
+    rows = [held[name, arch] for name, _, arch in wanted if (name, arch) in held]
+    write(options.out, version(), rows)
     if options.markdown:
         insert(options.markdown, markdown(rows))
     spilling = [r for r in rows if r["spilled"] or r["stack"]]
     fewer = sum(len(r["fewer_blocks"]) for r in rows)
     print(
-        f"{sum(r['kernels'] for r in rows)} kernels in {time.monotonic() - start:.0f} s: {fewer} have room for fewer "
+        f"{sum(r['kernels'] for r in rows)} kernels ({len(todo)} steps anew in {time.monotonic() - start:.0f} s): {fewer} have room for fewer "
         f"blocks than meant, {len(spilling)} steps spill"
     )
     sys.exit(f"steps that spill: {[(r['step'], r['arch']) for r in spilling]}" if spilling else 0)

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from plugin_accel.backends import cuda_source
 from plugin_accel.backends.cuda_call import Packed
@@ -96,10 +97,22 @@ class Patched:
         self._launch = launch
 
     def bind(self, grid: tuple[int, int], block: int, argument: Packed) -> Launch:
-        def run(addresses: tuple[int, ...]) -> None:
-            call = bytearray(argument.call)
-            for word, address in zip(argument.words, addresses, strict=True):
-                struct.pack_into("=Q", call, 8 * word, address)
-            self._launch(grid, block, bytes(call))
+        return _Bound(lambda call: self._launch(grid, block, call), argument)
 
-        return run
+
+class _Bound:
+    """See `plugin_accel.backends.cuda_device.Launch`."""
+
+    def __init__(self, launch: Callable[[bytes], None], argument: Packed) -> None:
+        self._launch, self._argument = launch, argument
+
+    def __call__(self, addresses: tuple[int, ...]) -> None:
+        call = bytearray(self._argument.call)
+        for word, address in zip(self._argument.words, addresses, strict=True):
+            struct.pack_into("=Q", call, 8 * word, address)
+        self._launch(bytes(call))
+
+    def make(self, inputs: list[Tensor], models: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        made = tuple([torch.empty_like(model) for model in models])
+        self(tuple([t.data_ptr() for t in (*inputs, *made)]))
+        return made

@@ -1,0 +1,200 @@
+"""Prepared calls of the `cuda` backend: what a layer that is called again and again has established is not asked anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plugin_accel.backends.cuda_forward import ForwardPlan
+from plugin_accel.backends.cuda_run import Runner
+from plugin_accel.neurons import Config, Incoming, Kernels, Neuron, Saved, Wanted
+from plugin_accel.neurons.layout import STEP, contiguous_layout
+from plugin_accel.neurons.prepared import once, thin
+
+
+class CudaStep:
+    """See `DifferentiableStep`; fp32.
+
+    Its own autograd function saves the parameters as torch does. Those who keep what `forward` gives, and know of no
+    parameters in `backward`, are given copies of them behind the membranes, which costs them a kernel more.
+    """
+
+    def __init__(
+        self, kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+    ) -> None:
+        self.states = len(neuron.states(config))
+        self._kernels, self._neuron, self._config = kernels, neuron, config
+        state = torch.empty_like(x, requires_grad=False)
+        self._plans = [
+            ForwardPlan(runner, neuron, config, state, [state] * self.states, params, keep, False)
+            for keep in (False, True)
+        ]
+        names = neuron.params(config)
+        alike = [name in neuron.summed_inputs for name in names]
+        self._alike = alike
+        self._of_spikes = [i for i, name in enumerate(names) if name in neuron.of_spikes(config)]
+        self._shapes = [p.shape for p in params]
+        self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
+
+    def run(
+        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
+    ) -> tuple[Tensor | None, Tensor, Sequence[Tensor]]:
+        """(kept, out, states after), without copies of the parameters."""
+        first: Sequence[Any] = states
+        for s in states:
+            if s is None:
+                first = [torch.zeros_like(x) if s is None else s for s in states]
+                break
+        made = self._plans[keep].run(x, first, params)
+        return made.kept, made.out, made.last
+
+    def forward(
+        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
+    ) -> tuple[Tensor | None, Tensor, Sequence[Tensor]]:
+        """See `PreparedStep`."""
+        kept, out, last = self.run(x, states, params, keep)
+        if kept is not None:
+            own = [p.reshape(-1) for p, same in zip(params, self._alike, strict=True) if not same]
+            kept = torch.cat([kept.view(-1), *own])
+        return kept, out, last
+
+    def reads(self, learned: tuple[int, ...]) -> tuple[bool, bool]:
+        """See `PreparedStep`."""
+        found = self._reads.get(learned)
+        if found is None:
+            neuron, config = self._neuron, self._config
+            summed = [i in learned and not same for i, same in enumerate(self._alike)]
+            found = self._reads[learned] = neuron.reads_input(config, summed), neuron.reads_first(config, summed)
+        return found
+
+    def apply(
+        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], learned: tuple[int, ...]
+    ) -> Sequence[Tensor]:
+        """See `DifferentiableStep`."""
+        flat: tuple[Tensor, ...] = _apply(self, params, learned, x, *states, *[params[i] for i in learned])
+        return flat
+
+    def backward(
+        self,
+        needs: Sequence[bool],
+        learned: tuple[int, ...],
+        kept: Tensor,
+        x: Tensor | None,
+        states: Sequence[Tensor | None],
+        grads: Sequence[Tensor | None],
+    ) -> Sequence[Tensor | None]:
+        """See `PreparedStep`."""
+        shape = self._plans[0].shape
+        sizes = [shape.numel(), *[n.numel() for n, same in zip(self._shapes, self._alike, strict=True) if not same]]
+        membranes, *own = kept.split(sizes)
+        membranes, rest = membranes.view(shape), iter(own)
+        params = [
+            membranes if same else next(rest).view(n)  # an input's own values are not read
+            for n, same in zip(self._shapes, self._alike, strict=True)
+        ]
+        return self.back(needs, learned, membranes, x, states, params, grads)
+
+    def back(
+        self,
+        needs: Sequence[bool],
+        learned: tuple[int, ...],
+        kept: Tensor,
+        x: Tensor | None,
+        states: Sequence[Tensor | None],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+    ) -> Sequence[Tensor | None]:
+        """`backward`, with the parameters."""
+        _, reads_states = self.reads(learned)
+        first: Sequence[Any] = states
+        if reads_states:
+            first = [torch.zeros_like(kept) if s is None else s for s in states]
+        wanted = Wanted(needs[0], tuple(needs[1 : 1 + self.states]), tuple([i in learned for i in range(len(params))]))
+        incoming = Incoming(grads[0], None, tuple(grads[1:]), None, ())
+        saved = Saved(x, kept, tuple(first), tuple(params))
+        g = self._kernels.backward(self._neuron, self._config, saved, incoming, wanted, None)
+        silent = self._of_spikes if grads[0] is None else ()
+        found = [None if i in silent else g.params[i] for i in learned]
+        return (g.x if needs[0] else None, *g.first, *found)
+
+
+class _Step(torch.autograd.Function):
+    """(step, params, learned, x, *states, *learned parameters) -> (out, *states)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        step: CudaStep,
+        params: Sequence[Tensor],
+        learned: tuple[int, ...],
+        x: Tensor,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        states = tensors[: step.states]
+        kept, out, last = step.run(x, states, params, True)
+        reads_x, reads_states = step.reads(learned)
+        ctx.made_by = step, learned
+        ctx.save_for_backward(
+            kept, x if reads_x else None, *(states if reads_states else (None,) * step.states), *params
+        )
+        ctx.set_materialize_grads(False)
+        return (out, *last)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        once()
+        step, learned = ctx.made_by
+        kept, x, *rest = ctx.saved_tensors
+        needs, n = ctx.needs_input_grad[3:], step.states
+        return (None, None, None, *step.back(needs, learned, kept, x, rest[:n], rest[n:], grads))
+
+
+_apply = thin(_Step)
+
+
+def prepare(
+    kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+) -> CudaStep | None:
+    """A step for inputs like `x` and parameters like `params`; None where the general path must be taken."""
+    if config.time_dim != STEP or (config.spiking and config.surrogate is None) or not _plain(x):
+        return None
+    for name, p in zip(neuron.params(config), params, strict=True):
+        if p.dtype is not x.dtype or p.dim() > x.dim():  # more dimensions enlarge the host's state
+            return None
+        if name in neuron.summed_inputs and p.shape != x.shape:
+            return None
+    return CudaStep(kernels, runner, neuron, config, x, params)
+
+
+def _plain(x: Tensor) -> bool:
+    return x.dtype is torch.float32 and x.numel() > 0 and x.is_contiguous()
+
+
+class CudaSequence:
+    """See `PreparedSequence`; fp32."""
+
+    def __init__(self, plan: ForwardPlan) -> None:
+        self._plan = plan
+
+    def run(
+        self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """See `PreparedSequence`."""
+        made = self._plan.run(x, first, params)
+        assert made.mean is not None
+        return made.out, made.mean, made.last
+
+
+def prepare_sequence(
+    runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+) -> CudaSequence | None:
+    """A sequence for inputs like `x`; None where the general path must be taken."""
+    if not _plain(x) or any(p.numel() != 1 or p.dtype is not x.dtype for p in params):
+        return None
+    layout = contiguous_layout(tuple(x.shape), config.time_dim)
+    state = torch.empty(layout.state_shape, dtype=x.dtype, device=x.device)
+    first = [state] * len(neuron.states(config))
+    return CudaSequence(ForwardPlan(runner, neuron, config, x.detach(), first, params, False, False))
