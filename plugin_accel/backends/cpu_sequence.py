@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel import _C
+from plugin_accel.neurons import Result
 from plugin_accel.neurons.layout import layout_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class CpuSequence:
             self._out = torch.empty(layout.shape, dtype=x.dtype, device="cpu")
             self._state = torch.empty(layout.state_shape, dtype=x.dtype, device="cpu")
 
-    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
         """See `PreparedSequence`."""
         static, rows = self._static, self._rows
         out, mean = torch.empty_like(self._out), torch.empty_like(static.scalar)
@@ -50,7 +51,7 @@ class CpuSequence:
             mean.data_ptr(),
             torch.get_num_threads(),
         )
-        return out, mean, last
+        return Result(out, mean, tuple(last), None, ())
 
 
 def prepare(x: Tensor, time_dim: int, params: Sequence[Tensor], states: int, static: Static) -> CpuSequence | None:

@@ -140,8 +140,8 @@ class CudaBackend:
     def prepare_sequence(
         self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
     ) -> PreparedSequence | None:
-        """A sequence without gradients to be called again and again; see `neurons.prepared`."""
-        return cuda_step.prepare_sequence(self.runner, neuron, config, x, params)
+        """A sequence to be called again and again; see `neurons.prepared`."""
+        return cuda_step.prepare_sequence(self, self.runner, neuron, config, x, params)
 
 
 def _remember(plans: dict[Any, Any], key: object, plan: object) -> None:

@@ -1,4 +1,4 @@
-"""Prepared calls of the `cuda` backend: what a layer that is called again and again has established is not asked anew."""
+"""Prepared calls of the `cuda` backend: what a layer that is called again has established is not asked anew."""
 
 from __future__ import annotations
 
@@ -8,11 +8,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugin_accel._C import alike
+from plugin_accel.backends.cuda_backward import BackwardPlan
 from plugin_accel.backends.cuda_forward import ForwardPlan
 from plugin_accel.backends.cuda_run import Runner
-from plugin_accel.neurons import Config, Incoming, Kernels, Neuron, Saved, Wanted
+from plugin_accel.neurons import Config, Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import STEP, contiguous_layout
-from plugin_accel.neurons.prepared import once, thin
+from plugin_accel.neurons.prepared import once, place, thin
+
+
+class _Back:
+    """Backward calls whose incoming gradients lie as the outputs do; all others find their plans in the backend."""
+
+    def __init__(
+        self, kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, state: Tensor
+    ) -> None:
+        self._kernels, self._runner, self._neuron, self._config = kernels, runner, neuron, config
+        self._device = place(x)
+        scalar = (torch.Size(()),) if neuron.averages else ()
+        self._shapes = (x.shape, *scalar, *(state.shape for _ in neuron.states(config)))
+        self._plans: dict[Any, BackwardPlan] = {}
+
+    def run(self, saved: Saved, grads: Sequence[Tensor | None], wanted: Wanted) -> Gradients:
+        """`grads`: of the output, its mean if the neuron averages, and the states."""
+        mean, last = (grads[1], grads[2:]) if self._neuron.averages else (None, grads[1:])
+        incoming = Incoming(grads[0], mean, tuple(last), None, ())
+        there = tuple([g is not None for g in grads])
+        given, shapes = [g for g in grads if g is not None], self._shapes
+        if len(given) < len(shapes):
+            shapes = tuple([s for s, present in zip(shapes, there, strict=True) if present])
+        if alike(given, shapes, self._device, True) is None:
+            return self._kernels.backward(self._neuron, self._config, saved, incoming, wanted, None)
+        plan = self._plans.get((wanted, there))
+        if plan is None:
+            plan = BackwardPlan(self._runner, self._neuron, self._config, saved, incoming, wanted, None)
+            self._plans[wanted, there] = plan
+        return plan.run(saved, incoming, None)
 
 
 class CudaStep:
@@ -26,15 +57,14 @@ class CudaStep:
         self, kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
     ) -> None:
         self.states = len(neuron.states(config))
-        self._kernels, self._neuron, self._config = kernels, neuron, config
+        self._neuron, self._config, self._back = neuron, config, _Back(kernels, runner, neuron, config, x, x)
         state = torch.empty_like(x, requires_grad=False)
         self._plans = [
             ForwardPlan(runner, neuron, config, state, [state] * self.states, params, keep, False)
             for keep in (False, True)
         ]
         names = neuron.params(config)
-        alike = [name in neuron.summed_inputs for name in names]
-        self._alike = alike
+        self._alike = [name in neuron.summed_inputs for name in names]
         self._of_spikes = [i for i, name in enumerate(names) if name in neuron.of_spikes(config)]
         self._shapes = [p.shape for p in params]
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
@@ -108,14 +138,12 @@ class CudaStep:
         grads: Sequence[Tensor | None],
     ) -> Sequence[Tensor | None]:
         """`backward`, with the parameters."""
-        _, reads_states = self.reads(learned)
         first: Sequence[Any] = states
-        if reads_states:
+        if self.reads(learned)[1]:
             first = [torch.zeros_like(kept) if s is None else s for s in states]
-        wanted = Wanted(needs[0], tuple(needs[1 : 1 + self.states]), tuple([i in learned for i in range(len(params))]))
-        incoming = Incoming(grads[0], None, tuple(grads[1:]), None, ())
-        saved = Saved(x, kept, tuple(first), tuple(params))
-        g = self._kernels.backward(self._neuron, self._config, saved, incoming, wanted, None)
+        wants = tuple([i in learned for i in range(len(params))])
+        wanted = Wanted(needs[0], tuple(needs[1 : 1 + self.states]), wants)
+        g = self._back.run(Saved(x, kept, tuple(first), tuple(params)), grads, wanted)
         silent = self._of_spikes if grads[0] is None else ()
         found = [None if i in silent else g.params[i] for i in learned]
         return (g.x if needs[0] else None, *g.first, *found)
@@ -176,25 +204,61 @@ def _plain(x: Tensor) -> bool:
 class CudaSequence:
     """See `PreparedSequence`; fp32."""
 
-    def __init__(self, plan: ForwardPlan) -> None:
-        self._plan = plan
+    def __init__(
+        self, kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+    ) -> None:
+        layout = contiguous_layout(tuple(x.shape), config.time_dim)
+        state = torch.empty(layout.state_shape, dtype=x.dtype, device=x.device)
+        first = [state] * len(neuron.states(config))
+        self._plans = [ForwardPlan(runner, neuron, config, x, first, params, keep, False) for keep in (False, True)]
+        self.differentiable = _Differentiable(self._plans[1], _Back(kernels, runner, neuron, config, x, state))
 
-    def run(
-        self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
         """See `PreparedSequence`."""
-        made = self._plan.run(x, first, params)
-        assert made.mean is not None
-        return made.out, made.mean, made.last
+        return self._plans[0].run(x, first, params)
+
+
+class _Differentiable:
+    """A prepared sequence in the place of a backend's kernels; it knows what it is called with."""
+
+    name = "cuda"
+    saves_input = False
+
+    def __init__(self, plan: ForwardPlan, back: _Back) -> None:
+        self._plan, self._back = plan, back
+
+    def forward(
+        self,
+        neuron: Neuron,
+        config: Config,
+        x: Tensor,
+        first: Sequence[Tensor],
+        params: Sequence[Tensor],
+        *,
+        keep: bool,
+        record: bool,
+    ) -> Result:
+        """See `Kernels.forward`."""
+        return self._plan.run(x, first, params)
+
+    def backward(
+        self,
+        neuron: Neuron,
+        config: Config,
+        saved: Saved,
+        grads: Incoming,
+        wanted: Wanted,
+        dspike_dv: Tensor | None,
+    ) -> Gradients:
+        """See `Kernels.backward`."""
+        given = (grads.out, grads.mean, *grads.last) if neuron.averages else (grads.out, *grads.last)
+        return self._back.run(saved, given, wanted)
 
 
 def prepare_sequence(
-    runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+    kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
 ) -> CudaSequence | None:
     """A sequence for inputs like `x`; None where the general path must be taken."""
-    if not _plain(x) or any(p.numel() != 1 or p.dtype is not x.dtype for p in params):
+    if not _plain(x) or any(p.dtype is not x.dtype for p in params):
         return None
-    layout = contiguous_layout(tuple(x.shape), config.time_dim)
-    state = torch.empty(layout.state_shape, dtype=x.dtype, device=x.device)
-    first = [state] * len(neuron.states(config))
-    return CudaSequence(ForwardPlan(runner, neuron, config, x.detach(), first, params, False, False))
+    return CudaSequence(kernels, runner, neuron, config, x.detach(), params)

@@ -39,11 +39,6 @@ def is_watched() -> bool:
     )
 
 
-def place(x: Tensor) -> torch.device | None:
-    """Where a tensor is, None for the CPU: as the library's guards take it."""
-    return None if x.is_cpu else x.device
-
-
 @lru_cache(maxsize=1024)
 def _known_number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # what is kept here must do for training too

@@ -130,7 +130,7 @@ def _fits(name: str, p: Tensor, state_shape: StateShape, dtype: torch.dtype) -> 
         raise Refused(f"{name} of shape {tuple(p.shape)} does not broadcast to the state's {state_shape}")
 
 
-def _derived(found: Decay, alpha: int, rest: int | None) -> tuple[Derived, ...]:
+def derived_from(found: Decay, alpha: int, rest: int | None) -> tuple[Derived, ...]:
     """The time constant behind the parameters at these positions, if its gradient is wanted."""
     if found.tau is None or found.slope is None:
         return ()
@@ -195,9 +195,9 @@ def lif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> C
         raise Refused("the layer has no threshold")
     config = so.config(options, synapse, low is not None, time_dim)
     mem, low_gain, gain = _membrane(layer, x, dtype, synapse)
-    params, derived = [mem.alpha, gain], _derived(mem, 0, 1 if gain is mem.rest else None)
+    params, derived = [mem.alpha, gain], derived_from(mem, 0, 1 if gain is mem.rest else None)
     if syn is not None:
-        derived += _derived(syn, 2, None)
+        derived += derived_from(syn, 2, None)
         params.append(syn.alpha)
     if spiking:
         params.append(threshold)
@@ -230,11 +230,11 @@ def alif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> 
         raise Refused("threshold adaptation is float64, which sinabs mixes with its float32 spikes")
     config = so.config(options, synapse, layer.min_v_mem is not None, time_dim)
     mem, low_gain, gain = _membrane(layer, x, dtype, synapse)
-    params, derived = [mem.alpha, gain], _derived(mem, 0, 1 if gain is mem.rest else None)
+    params, derived = [mem.alpha, gain], derived_from(mem, 0, 1 if gain is mem.rest else None)
     if syn is not None:
-        derived += _derived(syn, 2, None)
+        derived += derived_from(syn, 2, None)
         params.append(syn.alpha)
-    derived += _derived(adapt, len(params), len(params) + 1)
+    derived += derived_from(adapt, len(params), len(params) + 1)
     params += [adapt.alpha, adapt.rest]
     params += [p if isinstance(p, Tensor) else as_param(p, x, FP32) for p in adaptation[1:]]
     if value is not None:

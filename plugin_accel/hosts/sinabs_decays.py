@@ -36,6 +36,10 @@ class Kind(NamedTuple):
 MEM, SYN, ADAPT = Kind.of("mem"), Kind.of("syn"), Kind.of("adapt")
 
 
+_NO_DECAY = tuple([host.alpha_mem_calculated for host in (sl.IAF, sl.IAFRecurrent)])
+_ONE, _ZERO = torch.ones((), device="cpu"), torch.zeros((), device="cpu")
+
+
 class Decay(NamedTuple):
     """A decay as the kernels take it; `tau` and `slope` only where a gradient is wanted that torch's graph lacks."""
 
@@ -54,13 +58,13 @@ def parameter(layer: Any, name: str) -> Any:
 
 
 @torch.no_grad()
-def _computed(tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _computed(tau: Tensor, rest: bool = True, slope: bool = True) -> tuple[Tensor, Tensor | None, Tensor | None]:
     alpha = torch.exp(-1.0 / tau)
-    return alpha, 1 - alpha, alpha / (tau * tau)
+    return alpha, 1 - alpha if rest else None, alpha / (tau * tau) if slope else None
 
 
 @lru_cache(maxsize=256)
-def _of_number(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _of_number(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
     with torch.inference_mode(False):  # what is kept here must do for training too
         return _computed(torch.tensor(tau, dtype=dtype, device="cpu"))
 
@@ -75,6 +79,8 @@ def decay(layer: Any, kind: Kind, *, rest: bool, in_torch: bool = False) -> Deca
         in_torch: Leave the gradient of the time constant to torch's graph.
     """
     parameters = layer._parameters
+    if kind is MEM and getattr(type(layer), kind.alpha) in _NO_DECAY and not torch.compiler.is_compiling():
+        return Decay(_ONE, _ZERO if rest else None)
     own = (
         kind.tau in parameters
         and not layer.train_alphas
@@ -87,13 +93,14 @@ def decay(layer: Any, kind: Kind, *, rest: bool, in_torch: bool = False) -> Deca
     if tau is None or in_torch or type(tau) not in _PLAIN:
         alpha = getattr(layer, kind.alpha)
         return None if alpha is None else Decay(alpha, 1 - alpha if rest else None)
+    learns = tau.requires_grad and torch.is_grad_enabled()
     if tau.dim() or not tau.is_cpu:
-        found = _computed(tau)
+        found = _computed(tau, rest, learns)
     else:
         value = tau.item()
         # 0.0 == -0.0, which have other decays
         found = _of_number(value, tau.dtype) if value else _of_number.__wrapped__(value, tau.dtype)
     alpha, one_minus, slope = found
-    if tau.requires_grad and torch.is_grad_enabled():
+    if learns:
         return Decay(alpha, one_minus if rest else None, tau, slope)
     return Decay(alpha, one_minus if rest else None)

@@ -1,4 +1,4 @@
-"""The quick way through a short call without gradients: streaming, where a call costs more than its kernel.
+"""The quick way through a call of a plain layer: in short sequences a call costs more than its kernel.
 
 What the layer's last call had established is compared, and nothing else done. What cannot be taken in this way goes
 through `sinabs_call`, to the same numbers.
@@ -13,49 +13,47 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel import backends
+from plugin_accel._C import alike
 from plugin_accel.backends import Backend
 from plugin_accel.hosts import sinabs_options as so
+from plugin_accel.hosts.constants import beside, one
 from plugin_accel.hosts.inputs import is_watched
+from plugin_accel.hosts.sinabs_call import derived_from
 from plugin_accel.hosts.sinabs_decays import MEM, SYN, decay
-from plugin_accel.neurons import SINABS_LIF
-from plugin_accel.neurons.prepared import PreparedSequence
+from plugin_accel.neurons import SINABS_LIF, Kernels, SinabsConfig, run_unchecked
+from plugin_accel.neurons.prepared import PreparedSequence, place
 
 _FP32 = torch.float32
-_ONE = torch.ones((), dtype=_FP32, device="cpu")
 
 
 class _Plan(NamedTuple):
     """A prepared call, and what it was prepared for."""
 
-    shape: torch.Size
-    state_shape: torch.Size
+    shapes: tuple[torch.Size, ...]
+    """Of the input and the states."""
+    device: torch.device | None
     options: so.Options
     synapse: bool
     backend: Backend
-    sequence: PreparedSequence
+    config: SinabsConfig
+    sequence: PreparedSequence | None
+    """For calls without gradients."""
+    kernels: Kernels
+    """For those with them."""
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
 
 
-def _plain(p: Tensor) -> bool:
-    # one value with dimensions of its own may give the host's state more of them
-    return p.dtype is _FP32 and p.dim() == 0 and p.is_cpu and type(p) in (Tensor, nn.Parameter)
+# one value with dimensions of its own may give the host's state more of them
+_SCALARS = tuple([(torch.Size(()),) * n for n in range(5)])
 
 
 def quick_call(layer: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
     """(output, its mean) of LIF, IAF or ExpLeak, the states left in the layer's buffers; None: go the general way."""
-    if (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or type(x) is not Tensor
-        or x.dtype is not _FP32
-        or not x.is_cpu
-        or not x.is_contiguous()
-        or x.is_neg()
-        or is_watched()
-    ):
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.layout is not torch.strided or is_watched():
         return None
+    device = place(x)
     own = layer.__dict__
     options, norm, parameters, buffers = so.read(layer), own.get("norm_input"), own["_parameters"], own["_buffers"]
     if norm is None or own.get("record_states", True) or own.get("min_v_mem", layer) is not None:
@@ -63,21 +61,24 @@ def quick_call(layer: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
     mem, syn = decay(layer, MEM, rest=norm), decay(layer, SYN, rest=False)
     if mem is None:
         return None
-    params = [mem.alpha, _ONE if mem.rest is None else mem.rest]
+    params = [beside(mem.alpha, x.device), one(_FP32, x.device) if mem.rest is None else mem.rest]
+    derived = derived_from(mem, 0, None if mem.rest is None else 1)
     if syn is not None:
         params.append(syn.alpha)
+        derived += derived_from(syn, 2, None)
     if options.spike != "none":
         threshold = parameters.get("spike_threshold")
         if threshold is None or options.reset != "subtract_threshold":
             return None
         params.append(threshold)
-    if not all([_plain(p) for p in params]):  # noqa: C419 (a generator takes longer)
+    if alike(params, _SCALARS[len(params)], device, False) is None:
         return None
     backend = backends.choose(x.device, _FP32, SINABS_LIF.name)
     plan = _plans.get(layer)
     if (
         plan is None
-        or plan.shape != x.shape
+        or plan.shapes[0] != x.shape
+        or plan.device != device
         or plan.options is not options
         or plan.backend is not backend
         or plan.synapse is not (syn is not None)
@@ -86,34 +87,30 @@ def quick_call(layer: Any, x: Tensor) -> tuple[Tensor, Tensor] | None:
         if plan is None:
             return None
     states = [buffers.get("v_mem")] if syn is None else [buffers.get("v_mem"), buffers.get("i_syn")]
-    if len(states) != len(buffers):
+    if len(states) != len(buffers) or alike((x, *states), plan.shapes, device, True) is None:
         return None
-    for s in states:
-        if (
-            type(s) is not Tensor
-            or s.shape != plan.state_shape
-            or s.dtype is not _FP32
-            or not s.is_cpu
-            or not s.is_contiguous()
-            or s.is_neg()
-        ):
+    if torch.is_grad_enabled() or plan.sequence is None:
+        if options.spike != "none" and options.surrogate is None:
             return None
-    out, mean, last = plan.sequence.run(x, states, params)
-    buffers["v_mem"] = last[0]
+        made = run_unchecked(SINABS_LIF, plan.kernels, plan.config, x, states, params, derived=derived, plain=True)
+    else:
+        made = plan.sequence.run(x, states, params)
+    assert made.mean is not None
+    buffers["v_mem"] = made.last[0]
     if syn is not None:
-        buffers["i_syn"] = last[1]
-    return out, mean
+        buffers["i_syn"] = made.last[1]
+    return made.out, made.mean
 
 
 def _prepare(
     layer: nn.Module, x: Tensor, options: so.Options, synapse: bool, backend: Backend | None, params: list[Tensor]
 ) -> _Plan | None:
+    if backend is None or options.reasons or x.dim() < 2 or x.shape[1] == 0:
+        return None
     prepare = getattr(backend, "prepare_sequence", None)
-    if backend is None or prepare is None or options.reasons or x.dim() < 2 or x.shape[1] == 0:
-        return None
-    sequence = prepare(SINABS_LIF, so.config(options, synapse, False, 1), x, params)
-    if sequence is None:
-        return None
-    state_shape = torch.Size((x.shape[0], *x.shape[2:]))
-    plan = _plans[layer] = _Plan(x.shape, state_shape, options, synapse, backend, sequence)
+    config = so.config(options, synapse, False, 1)
+    sequence = None if prepare is None else prepare(SINABS_LIF, config, x, params)
+    kernels = getattr(sequence, "differentiable", backend)
+    shapes = (x.shape, *[torch.Size((x.shape[0], *x.shape[2:]))] * (2 if synapse else 1))
+    plan = _plans[layer] = _Plan(shapes, place(x), options, synapse, backend, config, sequence, kernels)
     return plan

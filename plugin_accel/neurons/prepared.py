@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from plugin_accel.neurons.neuron import Result
+
 
 class PreparedStep(Protocol):
     """One step for inputs of one shape and dtype, dense; parameters of the shapes it was prepared for."""
@@ -70,16 +72,20 @@ class DifferentiableStep(PreparedStep, Protocol):
 
 
 class PreparedSequence(Protocol):
-    """A sequence without gradients, for inputs of one shape and dtype, dense; parameters of one value each.
+    """A sequence for inputs of one shape and dtype, dense; parameters of the shapes it was prepared for.
 
-    A backend may offer `prepare_sequence(neuron, config, x, params) -> PreparedSequence | None`.
+    A backend may offer `prepare_sequence(neuron, config, x, params) -> PreparedSequence | None`. One with an attribute
+    `differentiable` has kernels there, for `run_unchecked` in the place of the backend's own.
     """
 
-    def run(
-        self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """(out, its mean, states after the last step)."""
+    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
+        """Without gradients."""
         ...
+
+
+def place(x: Tensor) -> torch.device | None:
+    """Where a tensor is, None for the CPU: as the library's guards take it."""
+    return None if x.is_cpu else x.device
 
 
 def thin(function: type[torch.autograd.Function]) -> Any:

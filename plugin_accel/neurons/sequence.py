@@ -13,6 +13,7 @@ from plugin_accel.neurons.checks import check_call, check_surrogate
 from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.layout import constant_base
 from plugin_accel.neurons.neuron import Derived, Incoming, Kernels, Neuron, Result, Saved, Wanted
+from plugin_accel.neurons.prepared import thin
 from plugin_accel.surrogates import SurrogateFn
 
 
@@ -63,12 +64,14 @@ def run_unchecked(
     keep: bool = False,
     record: bool = False,
     derived: tuple[Derived, ...] = (),
+    plain: bool = False,
 ) -> Result:
     """`run` for callers that have established what it checks: wrong shapes here read and write foreign memory.
 
-    `derived`: time constants that get a gradient through parameters which are given as plain values.
+    `derived`: time constants that get a gradient through parameters which are given as plain values; `plain`: neither a
+    transform of torch.func nor a compiler sees this call, or has left one of its tensors behind.
     """
-    if torch.compiler.is_compiling():  # behind a graph break: ops.call is for what is to be compiled
+    if not plain and torch.compiler.is_compiling():  # behind a graph break: ops.call is for what is to be compiled
         eager = torch.compiler.disable(run_unchecked)
         result: Result = eager(
             neuron,
@@ -90,7 +93,8 @@ def run_unchecked(
     if x.requires_grad and (base := constant_base(x, config.time_dim)) is not None:
         x, time = base, x.shape[config.time_dim]
     call = _Call(neuron, kernels, config, surrogate_fn, keep, record, states, len(params), derived, time)
-    flat = _Sequence.apply(call, x, *first, *params, *[d.tau for d in derived])  # type: ignore[no-untyped-call]
+    apply: Any = _thin if plain else _Sequence.apply
+    flat = apply(call, x, *first, *params, *[d.tau for d in derived])
     return Result(
         flat[0],
         flat[1],
@@ -213,4 +217,5 @@ class _Sequence(torch.autograd.Function):
         return (None, g_x, *g.first, *params, *derived)
 
 
+_thin = thin(_Sequence)
 _once = torch.autograd.function.once_differentiable(_Sequence.backward)

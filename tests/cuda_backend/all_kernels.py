@@ -119,7 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     wanted = [(name, sources, arch) for arch in options.architectures for name, sources in groups().items()]
     start = time.monotonic()
-    held = {(r["step"], r["arch"]): r for r in json.loads(options.out.read_text())["rows"]} if options.out.exists() else {}
+    before = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    held = {(r["step"], r["arch"]): r for r in before}
     todo = [
         (name, sources, arch)
         for name, sources, arch in wanted
@@ -136,8 +137,8 @@ def main() -> None:
     spilling = [r for r in rows if r["spilled"] or r["stack"]]
     fewer = sum(len(r["fewer_blocks"]) for r in rows)
     print(
-        f"{sum(r['kernels'] for r in rows)} kernels ({len(todo)} steps anew in {time.monotonic() - start:.0f} s): {fewer} have room for fewer "
-        f"blocks than meant, {len(spilling)} steps spill"
+        f"{sum(r['kernels'] for r in rows)} kernels, {len(todo)} steps anew in {time.monotonic() - start:.0f} s: "
+        f"{fewer} have room for fewer blocks than meant, {len(spilling)} steps spill"
     )
     sys.exit(f"steps that spill: {[(r['step'], r['arch']) for r in spilling]}" if spilling else 0)
 
