@@ -8,6 +8,7 @@ hold it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -32,6 +33,17 @@ def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
 def one(dtype: torch.dtype, device: torch.device) -> Tensor:
     """1 on a device."""
     return _ON_CPU[dtype] if device.type == "cpu" else constant(1.0, dtype, device)
+
+
+def resting(p: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """A state that a host starts from, if it is a number on the CPU beside data that is elsewhere; None of another.
+
+    It is a leaf that nobody sees, but its output asks for a gradient where it does. Were it copied, the gradient would
+    have to come back to the CPU, for which backward would wait.
+    """
+    if p.dim() or not p.is_cpu or device.type == "cpu" or not p.is_leaf or torch.compiler.is_compiling():
+        return None
+    return torch.full(tuple(shape), p.item(), dtype=dtype, device=device).requires_grad_(p.requires_grad)
 
 
 def beside(p: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch._C import _len_torch_dispatch_stack
 from plugin_accel import backends
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_surrogates as ns
-from plugin_accel.hosts.constants import beside
+from plugin_accel.hosts.constants import beside, resting
 from plugin_accel.hosts.inputs import as_param, check_input, number
 from plugin_accel.hosts.norse_forms import Form
 from plugin_accel.hosts.sequences import Refused
@@ -105,6 +105,10 @@ def first_states(form: Form, layer: Any, x: Tensor, state: Any, shape: torch.Siz
     dtype = compute_dtype(form, x, found, state is None)
     first = []
     for s in found:
+        own = resting(s, shape, dtype, x.device) if state is None else None
+        if own is not None:
+            first.append(own)
+            continue
         like = s if s.device == x.device else beside(s, x.device)
         like = like if like.dtype is dtype else like.to(dtype)
         first.append(like if like.shape == shape else like.expand(shape))

@@ -16,6 +16,7 @@ from torch.nn.functional import linear, relu
 from plugin_accel.hosts import norse_call
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_recurrent as nr
+from plugin_accel.hosts.constants import resting
 from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.inputs import check_input, is_autocast
 from plugin_accel.hosts.norse_call import call
@@ -67,9 +68,11 @@ def recurrent_step(form: nr.RecurrentForm, layer: Any, x: Tensor, state: Any) ->
         return nr.recurrent_step(form, layer, x, state)
     _check(x)
     z, *states = form.states(layer.state_fallback(x) if state is None else state)
-    if state is None and within.settled:  # Norse's own are of fp32, and exact in every dtype
-        states = [s.to(x.dtype) for s in states]
     given, heard = linear(x, layer.input_weights), linear(z, layer.recurrent_weights)
+    if state is None:
+        dtype = x.dtype if within.settled else None  # Norse's own are of fp32, and exact in every dtype
+        own = [resting(s, given.shape, dtype or s.dtype, x.device) for s in states]
+        states = [s.to(dtype or s.dtype) if o is None else o for s, o in zip(states, own, strict=True)]
     v, i, *rest = states
     if form is nr.LSNN:  # where the input acts one step later
         out, after = _neurons(layer, given, within.make(states))

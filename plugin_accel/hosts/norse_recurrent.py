@@ -15,7 +15,7 @@ from plugin_accel import backends
 from plugin_accel.backends import Backend
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_surrogates as ns
-from plugin_accel.hosts.constants import beside
+from plugin_accel.hosts.constants import beside, resting
 from plugin_accel.hosts.inputs import as_param, check_input, is_autocast, is_watched
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import Form
@@ -80,9 +80,11 @@ class RecurrentForm:
         return found
 
 
-def _dense(what: str, t: Any, x: Tensor, shape: tuple[int, ...], settled: bool = False) -> Tensor:
+def _dense(what: str, t: Any, x: Tensor, shape: tuple[int, ...], own: bool = False, settled: bool = False) -> Tensor:
     if type(t) is not Tensor and type(t) is not nn.Parameter:
         raise Refused(f"{what} is a {type(t).__name__}")
+    if own and (made := resting(t, shape, x.dtype, x.device)) is not None and (settled or t.dtype is x.dtype):
+        return made
     if settled and t.dtype is FP32:
         t = t.to(x.dtype)
     if t.dtype is not x.dtype or (t.device != x.device and t.dim()) or t.layout is not torch.strided or t.is_neg():
@@ -124,7 +126,7 @@ def _prepare(form: RecurrentForm, layer: Any, x: Tensor, state: Any, time_dim: i
     shape = (*x.shape[:-1], size)
     after = shape[1:] if time_dim == 0 else shape
     ours = form.form
-    states = [_dense("state", s, x, after, settled=state is None and ours.settled) for s in first]
+    states = [_dense("state", s, x, after, own=state is None, settled=state is None and ours.settled) for s in first]
     drive = linear(x, _dense("input_weights", layer.input_weights, x, (size, x.shape[-1]))).contiguous()
     made = ns.surrogate_of(ours.spiking(layer.p))
     settings = config(form.kind, made, STEP, True)

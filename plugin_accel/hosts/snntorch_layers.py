@@ -39,6 +39,12 @@ def _check(layer: Any, x: Tensor) -> so.Options:
     return options
 
 
+def _waits(x: Tensor) -> None:
+    """Before weights are looked at, which waits for a GPU: a graph that is captured there would be lost."""
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise Refused("a CUDA graph is captured, in which the layer's weights cannot be looked at")
+
+
 def _run(layer: Any, neuron: Neuron, x: Tensor, options: so.Options, values: dict[str, Any]) -> Result:
     """A layer without states of its own over [T, B, N], from zeros."""
     if x.dtype is not FP32:
@@ -60,6 +66,7 @@ def _state_leaky(layer: Any, x: Tensor) -> Any:
     options = _check(layer, x)
     if layer.kernel_truncation_steps is not None and layer.kernel_truncation_steps < x.shape[0]:
         raise Refused("the kernel is truncated")
+    _waits(x)
     decay = torch.exp(-1 / layer.tau)
     if not bool(((decay >= 0) & (decay <= 1)).all()):
         raise Refused("tau is not positive")
@@ -114,6 +121,7 @@ class LeakyParallel(snn.LeakyParallel):
             options, rnn = _check(self, input_), self.rnn
             if foreign := _own_rnn(rnn):
                 raise Refused(foreign)
+            _waits(input_)
             weight = rnn.weight_hh_l0
             diagonal = weight.diagonal()
             # Exact: a matrix with anything off its diagonal has more entries than that which are not zero.

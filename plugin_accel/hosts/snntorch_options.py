@@ -13,6 +13,7 @@ from typing import Any
 import snntorch as snn
 import torch
 from snntorch import surrogate
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from plugin_accel.neurons import SnnTorchConfig
 from plugin_accel.neurons.config import decode
@@ -160,6 +161,20 @@ def _options(
     return Options(kind, delay, made, inhibition, tuple(reasons), made is not NO_GRADIENT, key)
 
 
+_values = WeakTensorKeyDictionary()
+
+
+def _value(t: torch.Tensor) -> int:
+    """Of a tensor of one value; of one on a GPU it is asked once, since that waits for the GPU."""
+    if t.is_cpu or t.is_inference():
+        return int(t)
+    known = _values.get(t)
+    if known is None or known[0] != t._version:
+        known = _values[t] = (t._version, int(t))
+    value: int = known[1]
+    return value
+
+
 def mechanism_differs(layer: Any) -> str | None:
     """Without a delay the host looks at two places for the reset mechanism; why that is left to it, if they differ."""
     return _constant_mechanism(layer) if torch.compiler.is_compiling() else _mechanism_differs(layer)
@@ -167,7 +182,7 @@ def mechanism_differs(layer: Any) -> str | None:
 
 def _mechanism_differs(layer: Any) -> str | None:
     chosen = _RESET_VALUES[_RESETS[layer.state_function.__name__]]
-    if int(layer.reset_mechanism_val) != chosen:
+    if _value(layer.reset_mechanism_val) != chosen:
         return "reset_mechanism was changed after construction, which snnTorch's dynamics follow only in part"
     return None
 

@@ -107,7 +107,10 @@ def test_the_quick_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         layer(x)
         layer(x)
     layer(x)
-    assert taken == [False, True, False, False, True, False]
+    layer(x).sum().backward()
+    layer.record_states = True
+    layer(x)
+    assert taken == [False, True, False, False, True, True, True, False]
 
 
 def test_backend_named_between_calls() -> None:
