@@ -113,7 +113,7 @@ class CpuBackend:
         kept = _sequence(layout, dtype) if keep else None
         records = tuple([_sequence(layout, dtype) for _ in first]) if record else ()
         last = tuple([_state(layout, dtype) for _ in first])
-        mean = torch.empty_like(scalar) if neuron.averages else None
+        mean = torch.empty_like(scalar) if neuron.gives_mean(config) else None
         _C.forward(
             variant,
             layout.sizes,

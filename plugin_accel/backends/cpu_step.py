@@ -37,6 +37,8 @@ _apply = thin(_Step)
 class CpuStep:
     """See `PreparedStep`; fp32 alone."""
 
+    copies = True
+
     forward: Callable[
         [Tensor, Sequence[Tensor | None], Sequence[Tensor], bool], tuple[Tensor | None, Tensor, Sequence[Tensor]]
     ]

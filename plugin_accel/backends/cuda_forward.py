@@ -58,7 +58,7 @@ class ForwardPlan:
         self._kept = cc.sequences(layout, dtype, device) if keep else None
         self._records = [cc.sequences(layout, dtype, device)] * len(first) if record else []
         self._state = cc.states(layout, dtype, device)
-        self._mean = cc.Memory((), (), fixed.out, device) if neuron.averages else None
+        self._mean = cc.Memory((), (), fixed.out, device) if neuron.gives_mean(config) else None
         self._states = range(len(first))
         # what a thread may read at once has to lie at a multiple of this
         self._x_mask, self._state_mask = 4 * x.element_size() - 1, 4 * dtype.itemsize - 1

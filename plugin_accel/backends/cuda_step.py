@@ -25,13 +25,13 @@ class _Back:
     ) -> None:
         self._kernels, self._runner, self._neuron, self._config = kernels, runner, neuron, config
         self._device = place(x)
-        scalar = (torch.Size(()),) if neuron.averages else ()
+        scalar = (torch.Size(()),) if neuron.gives_mean(config) else ()
         self._shapes = (x.shape, *scalar, *(state.shape for _ in neuron.states(config)))
         self._plans: dict[Any, BackwardPlan] = {}
 
     def run(self, saved: Saved, grads: Sequence[Tensor | None], wanted: Wanted) -> Gradients:
         """`grads`: of the output, its mean if the neuron averages, and the states."""
-        mean, last = (grads[1], grads[2:]) if self._neuron.averages else (None, grads[1:])
+        mean, last = (grads[1], grads[2:]) if self._neuron.gives_mean(self._config) else (None, grads[1:])
         incoming = Incoming(grads[0], mean, tuple(last), None, ())
         there = tuple([g is not None for g in grads])
         given, shapes = [g for g in grads if g is not None], self._shapes
@@ -52,6 +52,8 @@ class CudaStep:
     Its own autograd function saves the parameters as torch does. Those who keep what `forward` gives, and know of no
     parameters in `backward`, are given copies of them behind the membranes, which costs them a kernel more.
     """
+
+    copies = False
 
     def __init__(
         self, kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
@@ -251,7 +253,7 @@ class _Differentiable:
         dspike_dv: Tensor | None,
     ) -> Gradients:
         """See `Kernels.backward`."""
-        given = (grads.out, grads.mean, *grads.last) if neuron.averages else (grads.out, *grads.last)
+        given = (grads.out, grads.mean, *grads.last) if neuron.gives_mean(config) else (grads.out, *grads.last)
         return self._back.run(saved, given, wanted)
 
 

@@ -110,7 +110,7 @@ class ReferenceBackend:
             spikes = out.float() if config.narrows else out
             return Result(
                 spikes,
-                spikes.mean() if neuron.averages else None,
+                spikes.mean() if neuron.gives_mean(config) else None,
                 last,
                 kept if keep else None,
                 records if record else (),

@@ -201,7 +201,9 @@ def run_steps(form: RecurrentForm, layer: Any, x: Tensor, state: Any, record: bo
     if offers(backend, ready.config, ready.drive):
         loop = Loop(neuron, backend, ready.config, 0, False, record, len(states), ())
         return run_loop(loop, ready.drive, Connection(ready.weight, None, z), states, ready.params)
-    step = _step(form, ready, ready.drive.detach()[0]) or KernelStep(backend, neuron, ready.config, ready.params)
+    step = _step(form, ready, ready.drive.detach()[0])
+    if step is None or not step.copies:
+        step = KernelStep(backend, neuron, ready.config, ready.params)
     return run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from plugin_accel.neurons.config import Config
+from plugin_accel.neurons.layout import STEP
 
 
 class Result(NamedTuple):
@@ -17,7 +18,7 @@ class Result(NamedTuple):
     out: Tensor
     """Spikes (fp32, as the hosts), or the membrane of a neuron without spikes; shape of the input."""
     mean: Tensor | None
-    """Mean of `out` over everything, 0-d, differentiable; None of a neuron that `averages` not."""
+    """Mean of `out` over everything, 0-d, differentiable; None where the neuron gives none, see `Neuron.gives_mean`."""
     last: tuple[Tensor, ...]
     """States after the last step, shape of the input without time; real tensors, never views."""
     kept: Tensor | None
@@ -119,7 +120,7 @@ class Neuron(ABC):
     index: int
     """Number of the kernels in csrc/variant.h."""
     averages: bool = False
-    """Whether its host wants the mean of the output with every call."""
+    """Whether its host wants the mean of the output with every sequence."""
     threshold_learns: bool = False
     """Whether the surrogate gives the threshold a gradient too: that of v, negative."""
     summed_inputs: tuple[str, ...] = ()
@@ -137,6 +138,10 @@ class Neuron(ABC):
     @abstractmethod
     def kernel_params(self) -> tuple[str, ...]:
         """All parameters in the order of the step header; those that a configuration lacks are left out there."""
+
+    def gives_mean(self, config: Config) -> bool:
+        """Whether a call also gives the mean of its output: of single steps nobody asks for it."""
+        return self.averages and config.time_dim != STEP
 
     @abstractmethod
     def replays(self, config: Any) -> bool:

@@ -99,7 +99,7 @@ def register(neuron: Neuron) -> None:
         check_call(neuron, decoded, x, first, params)
         layout = symbolic_layout_of(x, decoded.time_dim)
         spikes = torch.float32 if decoded.narrows else x.dtype
-        mean = x.new_empty(() if neuron.averages else 0, dtype=spikes)
+        mean = x.new_empty(() if neuron.gives_mean(decoded) else 0, dtype=spikes)
 
         def full(dtype: torch.dtype) -> Tensor:
             return x.new_empty_strided(layout.shape, layout.strides, dtype=dtype)
@@ -213,7 +213,7 @@ def call(
     states = len(first)
     return Result(
         flat[0],
-        flat[1] if neuron.averages else None,
+        flat[1] if neuron.gives_mean(config) else None,
         tuple(flat[2 : 2 + states]),
         flat[2 + states] if keep else None,
         tuple(flat[3 + states :]),

@@ -21,6 +21,8 @@ class PreparedStep(Protocol):
 
     states: int
     """How many states there are."""
+    copies: bool
+    """Whether `forward` copies the parameters for backward at no cost, as a loop over time wants it."""
 
     def forward(
         self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool

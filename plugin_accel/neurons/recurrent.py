@@ -27,6 +27,8 @@ class KernelStep:
         params: Without the recurrent input; copied, since backward reads them.
     """
 
+    copies = True
+
     def __init__(self, kernels: Kernels, neuron: Neuron, config: Config, params: Sequence[Tensor]) -> None:
         self.states = len(neuron.states(config))
         self._kernels, self._neuron, self._config = kernels, neuron, config
