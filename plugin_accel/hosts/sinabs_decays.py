@@ -15,6 +15,8 @@ import sinabs.layers as sl
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.hosts.constants import constant
+
 _PLAIN = (Tensor, nn.Parameter)
 
 
@@ -59,7 +61,8 @@ def parameter(layer: Any, name: str) -> Any:
 
 @torch.no_grad()
 def _computed(tau: Tensor, rest: bool = True, slope: bool = True) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    alpha = torch.exp(-1.0 / tau)
+    # -1.0 / tau, for which torch takes two operations: 1 / tau, and that times -1, which rounds nothing
+    alpha = torch.exp(torch.div(constant(-1.0, tau.dtype, tau.device), tau))
     return alpha, 1 - alpha if rest else None, alpha / (tau * tau) if slope else None
 
 

@@ -98,6 +98,23 @@ def test_a_launch_fills_in_addresses() -> None:
     for wrong in ((1, 2), (1, 2, -1), (1, 2, "3"), (1, 2, 2**64)):
         with pytest.raises((ValueError, OverflowError, TypeError)):
             launch.run(0, wrong)  # type: ignore[arg-type]
+    given, models = [torch.ones(3)], (torch.empty(()).expand(2, 5), torch.empty((), dtype=torch.float64))
+    call = Fields().address(True, False, True).add(9).address(True).packed()
+    size = len(call.call)
+    launch = _C.Launch(address, 0x30, 1, 1, 32, *call)  # type: ignore[arg-type]
+    made = launch.make(0x77, given, models)
+    assert isinstance(made, tuple)
+    assert [(t.shape, t.dtype, t.is_contiguous()) for t in made] == [
+        ((2, 5), torch.float32, True),
+        ((), torch.float64, True),
+    ]
+    wanted.clear()
+    Patched(lambda grid, block, filled: wanted.append(filled)).bind((1, 1), 32, call)(
+        tuple([t.data_ptr() for t in (*given, *made)])
+    )
+    assert found.pop()[-2] == wanted[0]
+    with pytest.raises(ValueError, match="3 addresses, got 2"):
+        launch.make(0, [], models)
     with pytest.raises(ValueError, match="beyond"):
         _C.Launch(address, 0, 1, 1, 32, bytes(16), (2,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="4096 bytes"):
