@@ -44,9 +44,8 @@ def sinabs_layer(rounds: int, compiled: bool) -> dict[str, Any]:
         layers["host, torch.compile"] = torch.compile(copy.deepcopy(host))
     calls = {}
     for name, layer in layers.items():
-        own = ours if name == "plugin_accel" else host
-        calls[name] = training(layer, x, own.reset_states)
-        calls[f"{name} forward"] = inference(layer, x, own.reset_states)
+        calls[name] = training(layer, x, layer.reset_states)
+        calls[f"{name} forward"] = inference(layer, x, layer.reset_states)
     ms = medians(calls, max(3, rounds // 3), target_ms=1.0)
     return {"workload": "sinabs LIF (16, 500, 512)", "ms": ms, "speedup": ms["host"] / ms["plugin_accel"]}
 
