@@ -71,7 +71,7 @@ class CudaStep:
         self._shapes = [p.shape for p in params]
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
 
-    def run(
+    def made(
         self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
     ) -> tuple[Tensor | None, Tensor, Sequence[Tensor]]:
         """(kept, out, states after), without copies of the parameters."""
@@ -87,7 +87,7 @@ class CudaStep:
         self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
     ) -> tuple[Tensor | None, Tensor, Sequence[Tensor]]:
         """See `PreparedStep`."""
-        kept, out, last = self.run(x, states, params, keep)
+        kept, out, last = self.made(x, states, params, keep)
         if kept is not None:
             own = [p.reshape(-1) for p, same in zip(params, self._alike, strict=True) if not same]
             kept = torch.cat([kept.view(-1), *own])
@@ -164,7 +164,7 @@ class _Step(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         states = tensors[: step.states]
-        kept, out, last = step.run(x, states, params, True)
+        kept, out, last = step.made(x, states, params, True)
         reads_x, reads_states = step.reads(learned)
         ctx.made_by = step, learned
         ctx.save_for_backward(

@@ -91,8 +91,8 @@ class _Plan:
             values = self.values or []
             fixed, unnamed = tuple([t for t, _ in values]), (None,) * self.step.states
             self.guard = guard(
-                _OPTIONS, self.options, (), tuple(self.param_shapes), x.shape, self.device, fixed, partial(_unchanged, values),
-                runner(self.step), unnamed, None, form.state,
+                _OPTIONS, self.options, (), tuple(self.param_shapes), x.shape, self.device, fixed,
+                partial(_unchanged, values), runner(self.step), unnamed, None, form.state,
             )  # fmt: skip
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:

@@ -188,9 +188,10 @@ def _anew(
 
 def _heard(x: Tensor, spikes: Tensor, *weights: Tensor) -> bool:
     """Whether these can be what a layer hears: one tensor like the input, or spikes and a weight or one per neuron."""
-    if spikes.shape != x.shape or alike([spikes], [x.shape], place(x), False) is None:
+    device = place(x)
+    if spikes.shape != x.shape or alike([spikes], [x.shape], device, False) is None:
         return False
-    return all(w.shape in ((), (1,), x.shape[1:]) and alike([w], [w.shape], place(x), False) is not None for w in weights)
+    return all(w.shape in ((), (1,), x.shape[1:]) and alike([w], [w.shape], device, False) is not None for w in weights)
 
 
 def is_prepared(layer: nn.Module) -> bool:

@@ -53,7 +53,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.setattr(owner, name, call)
 
     for owner, name in (
-        (cuda_step.CudaStep, "run"),
+        (cuda_step.CudaStep, "made"),
         (cuda_step.CudaStep, "back"),
         (cuda_step.CudaSequence, "run"),
         (cuda_step._Differentiable, "forward"),
