@@ -163,7 +163,7 @@ def streaming() -> dict[str, Any]:
         assert step is not None
         leaf = x.clone().requires_grad_()
         us[f"prepared step, N={neurons}"] = host_us(lambda s=step, x=x, m=mem, p=params: s.forward(x, [m], p, False))
-        us[f"recorded, N={neurons}"] = host_us(lambda s=step, x=leaf, m=mem, p=params: s.apply(x, [m], p, ()))
+        us[f"recorded, N={neurons}"] = host_us(lambda s=step, x=leaf, m=mem, p=params: s.run(x, [m], p, (), True))
     if importlib.util.find_spec("snntorch") is not None:
         import snntorch as snn
 

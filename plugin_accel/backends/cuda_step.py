@@ -47,7 +47,7 @@ class _Back:
 
 
 class CudaStep:
-    """See `DifferentiableStep`; fp32.
+    """See `PreparedStep`; fp32.
 
     Its own autograd function saves the parameters as torch does. Those who keep what `forward` gives, and know of no
     parameters in `backward`, are given copies of them behind the membranes, which costs them a kernel more.
@@ -102,12 +102,20 @@ class CudaStep:
             found = self._reads[learned] = neuron.reads_input(config, summed), neuron.reads_first(config, summed)
         return found
 
-    def apply(
-        self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], learned: tuple[int, ...]
+    def run(
+        self,
+        x: Tensor,
+        states: Sequence[Tensor | None],
+        params: Sequence[Tensor],
+        learned: tuple[int, ...],
+        learns: bool,
     ) -> Sequence[Tensor]:
-        """See `DifferentiableStep`."""
-        flat: tuple[Tensor, ...] = _apply(self, params, learned, x, *states, *[params[i] for i in learned])
-        return flat
+        """See `run_known`."""
+        if (learned or learns) and torch.is_grad_enabled():
+            flat: tuple[Tensor, ...] = _apply(self, params, learned, x, *states, *[params[i] for i in learned])
+            return flat
+        _, out, last = self.made(x, states, params, False)
+        return (out, *last)
 
     def backward(
         self,

@@ -54,6 +54,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for owner, name in (
         (cuda_step.CudaStep, "made"),
+        (cuda_step.CudaStep, "forward"),
         (cuda_step.CudaStep, "back"),
         (cuda_step.CudaSequence, "run"),
         (cuda_step._Differentiable, "forward"),
@@ -103,6 +104,7 @@ def test_layers(name: str, emulated: CudaBackend, taken: list[str]) -> None:
             got = outcome(copy.deepcopy(layer), x, given)
         assert {t.split(".")[0] for t in taken} >= {kind}
         assert taken.count("CudaStep.back") + taken.count("_Differentiable.backward") >= 2
+        assert "CudaStep.forward" not in taken  # which copies the parameters
         taken.clear()
         assert got.keys() == wanted.keys()
         for key, expected in wanted.items():
