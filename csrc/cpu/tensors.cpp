@@ -235,7 +235,7 @@ bool fits(PyObject* t, PyObject* shape, PyObject* device, bool exact, bool& lear
 bool has(PyObject* dictionary, PyObject* key, PyObject* value) {
   PyObject* found = PyDict_GetItemWithError(dictionary, key);
   if (!found && PyErr_Occurred()) throw py::error_already_set();
-  if (!found || !PyMethod_Check(found)) return (found ? found : Py_None) == value;
+  if (!found || found == value || !PyMethod_Check(found)) return (found ? found : Py_None) == value;
   const py::object own = checked(PyObject_GenericGetDict(PyMethod_GET_SELF(found), nullptr));
   return own.ptr() == dictionary && PyMethod_GET_FUNCTION(found) == value;
 }

@@ -132,6 +132,11 @@ class FrameworkHost:
         why_left = getattr(self._implementation(), "why_left", None)
         return None if why_left is None else why_left(module)
 
+    def draws(self, module: nn.Module) -> bool:
+        """Whether backward through ``module`` takes random numbers, so that its calls must stay in the user's order."""
+        draws = getattr(self._implementation(), "draws", None)
+        return draws is not None and bool(draws(module))
+
     def sequence(self, module: nn.Module) -> SequenceFunction | None:
         """What runs ``module`` over all time steps at once; see :mod:`plugin_accel.hosts.sequences`.
 

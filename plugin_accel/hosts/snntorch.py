@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel.hosts import snntorch_layers as sl
+from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.fallbacks import last_fallback, refused
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.hosts.snntorch_call import Form, call
@@ -206,6 +207,11 @@ def why_left(module: nn.Module) -> str | None:
     if type(module) is snn.AssociativeLeaky:
         return "AssociativeLeaky is made of matrix products and cumulative products, which torch runs as they are"
     return _different().get(type(module))
+
+
+def draws(module: nn.Module) -> bool:
+    """Whether a layer's surrogate takes random numbers in backward, as `SSO` does."""
+    return owns(module) and so.draws(getattr(module, "spike_grad", None))
 
 
 def owns(module: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.constants import beside, one
 from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
+from plugin_accel.hosts.snntorch_callables import spikes_by
 from plugin_accel.neurons import Neuron, ops, run_unchecked
 from plugin_accel.neurons.layout import STEP
 
@@ -174,6 +175,8 @@ def call(
     if options.inhibition and len(shape) != 2:
         raise Refused(f"inhibition is for inputs of two dimensions, got {len(shape)}")
     dtype = compute_dtype(x, form.low and options.reset != "none")
+    if options.called and options.reset != "none" and x.dtype is not FP32 and not so.is_narrow(layer):
+        raise Refused(f"spike_grad does not give fp32 for {x.dtype}")
     states = first_states(layer, form.states, given, x, shape, dtype)
     threshold = layer.threshold
     graded = one(dtype, x.device) if options.inhibition else layer.graded_spikes_factor
@@ -188,7 +191,8 @@ def call(
     # The kernels keep the membrane before the reset, which with a delay is the membrane.
     mem = form.states.index("mem")
     others = any(wanted and (i != mem or not options.delay) for i, wanted in enumerate(record))
-    keep = options.inhibition or (options.delay and bool(record) and record[mem])
+    many = options.called and time_dim != STEP
+    keep = many or options.inhibition or (options.delay and bool(record) and record[mem])
     if torch.compiler.is_compiling() or _len_torch_dispatch_stack():  # a mode that watches operations must see one
         result = ops.call(form.neuron, config, data, first, params, keep=keep, record=others)
     else:
@@ -199,6 +203,12 @@ def call(
             data = x
         result = run_unchecked(form.neuron, backend, config, data, first, params, keep=keep, record=others)
     spikes = result.out
+    if options.called:
+        membranes = result.kept if many else result.last[form.order.index(mem)]
+        assert membranes is not None
+        spikes = spikes_by(
+            layer.spike_grad, membranes, threshold, graded, None if options.reset == "none" else spikes, time_dim
+        )
     if not options.spikes_learn and not graded.requires_grad:
         spikes = spikes.detach()
     if options.inhibition:

@@ -56,6 +56,11 @@ def _run(layer: Any, neuron: Neuron, x: Tensor, options: so.Options, values: dic
     if backend is None:
         raise Refused(f"no backend for {FP32} on {x.device}")
     result = run_unchecked(neuron, backend, config, x, first, params, keep=True)
+    if options.called:
+        assert result.kept is not None
+        *_, threshold, graded = params
+        z = layer.spike_grad(result.kept - threshold)  # of all steps at once, as here snnTorch itself
+        return result._replace(out=z * graded)
     if not options.spikes_learn and not params[-1].requires_grad:
         return result._replace(out=result.out.detach())
     return result

@@ -15,6 +15,7 @@ import torch
 from snntorch import surrogate
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from plugin_accel.hosts.snntorch_callables import behaviour, caches
 from plugin_accel.neurons import SnnTorchConfig
 from plugin_accel.neurons.config import decode
 from plugin_accel.surrogates import Surrogate, trial
@@ -50,6 +51,7 @@ class Options:
         inhibition: Only the neuron with the highest membrane spikes.
         reasons: Why snnTorch's own forward must run; empty if the kernels can.
         spikes_learn: Whether spikes have a gradient.
+        called: The layer's own `spike_grad` makes the spikes, see `snntorch_callables`.
         key: A configuration with these options, encoded: a constant, as torch.compile wants it.
     """
 
@@ -59,6 +61,7 @@ class Options:
     inhibition: bool
     reasons: tuple[str, ...]
     spikes_learn: bool = True
+    called: bool = False
     key: str = ""
 
 
@@ -106,6 +109,20 @@ def _behaves(spike_grad: Callable[..., Any], ours: Surrogate) -> bool:
         return same and torch.equal(spikes, fires) and double.dtype is torch.float32
 
 
+def draws(spike_grad: Any) -> bool:
+    """Whether going back through a surrogate takes random numbers."""
+    try:
+        with torch._C.DisableTorchFunction():  # time fusion, which asks, records what goes through torch
+            return spike_grad is not None and recognised(spike_grad) is None and behaviour(spike_grad).draws
+    except TypeError:  # unhashable
+        return False
+
+
+def is_narrow(layer: Any) -> bool:
+    """Whether a callable of the user's own gives fp32 spikes whatever the membrane."""
+    return _constant_narrow(layer) if torch.compiler.is_compiling() else behaviour(layer.spike_grad).narrow
+
+
 def read(layer: Any, zero: str, delayable: bool) -> Options:
     """The options of a layer as they are now.
 
@@ -114,9 +131,17 @@ def read(layer: Any, zero: str, delayable: bool) -> Options:
         zero: What its reset to zero is, as in `SnnTorchConfig`.
         delayable: Whether it has the option `reset_delay`.
     """
+    make: Callable[..., Options] = _options
+    if torch.compiler.is_compiling():
+        if not _constant_known(layer):  # a callable that is traced, and with that guarded, when it is called
+            return _constant_called(layer, zero, delayable)
+        make = _constant_options
+    return _read(layer, zero, delayable, make)
+
+
+def _read(layer: Any, zero: str, delayable: bool, make: Callable[..., Options]) -> Options:
     function = layer.state_function
     own = function.__self__ is layer
-    make = _constant_options if torch.compiler.is_compiling() else _options
     try:
         return make(
             layer.spike_grad,
@@ -145,10 +170,14 @@ def _options(
     reset = _RESETS.get(getattr(function, "__name__", ""))
     if reset is None or not getattr(function, "__module__", "").startswith("snntorch."):
         reasons.append("state_function is not one of snnTorch's own, bound to this layer")
-    made = recognised(spike_grad)
+    made, called = recognised(spike_grad), False
     if made is None:
-        name = getattr(spike_grad, "__qualname__", type(spike_grad).__qualname__)
-        reasons.append(f"spike_grad {name} has no kernel: it decides both when a neuron fires and the gradient")
+        name, seen = getattr(spike_grad, "__qualname__", type(spike_grad).__qualname__), behaviour(spike_grad)
+        if why := seen.unknown if reset == "none" else seen.refusal:
+            reasons.append(f"spike_grad {name} {why}")
+        elif not delay and reset != "none":
+            reasons.append(f"spike_grad {name} has no kernel, which reset_delay=False needs")
+        made, called = NO_GRADIENT, True
     if quantised:
         reasons.append("state_quant has no kernel")
     if not delay and not delayable:
@@ -158,7 +187,10 @@ def _options(
         reasons.append("inhibition together with reset_delay=False has no kernel")
     kind = zero if reset == "zero" else reset or "none"
     key = SnnTorchConfig(kind, delay, surrogate=made).encoded
-    return Options(kind, delay, made, inhibition, tuple(reasons), made is not NO_GRADIENT, key)
+    return Options(kind, delay, made, inhibition, tuple(reasons), called or made is not NO_GRADIENT, called, key)
+
+
+caches.append(_options)
 
 
 _values = WeakTensorKeyDictionary()
@@ -214,6 +246,18 @@ def _constant_options(*facts: Any) -> Options:
     return _options(*facts)
 
 
+def _constant_known(layer: Any) -> bool:
+    return recognised(layer.spike_grad) is not None
+
+
+def _constant_called(layer: Any, zero: str, delayable: bool) -> Options:
+    return _read(layer, zero, delayable, _options)
+
+
+def _constant_narrow(layer: Any) -> bool:
+    return behaviour(layer.spike_grad).narrow
+
+
 def _constant_config(key: str, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:
     made = _config(key, recurrent, narrow, time_dim)
     assert made.encoded  # computed here, not in the compiled program
@@ -224,6 +268,13 @@ def _constant_mechanism(layer: Any) -> str | None:
     return _mechanism_differs(layer)
 
 
-_constant_options._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_constant_config._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_constant_mechanism._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_constants: tuple[Any, ...] = (
+    _constant_options,
+    _constant_known,
+    _constant_called,
+    _constant_narrow,
+    _constant_config,
+    _constant_mechanism,
+)
+for _constant in _constants:
+    _constant._dynamo_marked_constant = True

@@ -72,7 +72,7 @@ def _loop(form: Form, layer: Any, x: Tensor, given: Sequence[Any], record: Seque
     if torch.compiler.is_compiling() or is_watched() or type(x) is not Tensor or x.dtype is not FP32 or x.dim() < 2:
         return None
     options, matrix = form.options(layer), linear_of(layer.recurrent, x.shape[-1])
-    if matrix is None or options.reasons or options.inhibition or not options.spikes_learn:
+    if matrix is None or options.reasons or options.inhibition or options.called or not options.spikes_learn:
         return None
     if not options.delay and so.mechanism_differs(layer):
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
+from plugin_accel.hosts.snntorch_callables import spikes_by
 from plugin_accel.hosts.snntorch_params import Params
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, place, runner
@@ -40,7 +41,8 @@ class _Plan:
 
     def __init__(self, form: Form, layer: Any, x: Tensor, recurrent: tuple[Tensor, ...], runs: Runs) -> None:
         options_now = [layer.__dict__.get(name) for name in _OPTIONS]
-        self.options = tuple([getattr(v, "__func__", v) for v in options_now])  # a method would keep the layer alive
+        # A method would keep what it is bound to alive: the layer, or a network with the layer in it.
+        self.options = tuple([v if _is_of_class(v) else getattr(v, "__func__", v) for v in options_now])
         self.shape, self.device, self.backend = x.shape, place(x), backends.requested()
         self.computed: Params = ((), ())
         self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
@@ -50,8 +52,7 @@ class _Plan:
         self.shapes: tuple[torch.Size, ...] = ()
         options = form.options(layer)
         prepare = getattr(backends.choose(x.device, FP32, form.neuron.name), "prepare", None)
-        # Without a delay the host looks at the mechanism's buffer at each call, which costs more than it brings here.
-        if options.reasons or options.inhibition or not options.delay or not options.spikes_learn or prepare is None:
+        if options.reasons or options.inhibition or prepare is None:
             return
         params = _parameters(form, layer, self, recurrent)
         if params is None:
@@ -62,7 +63,7 @@ class _Plan:
         last = params[: len(params) - len(recurrent) + 1]  # the weights are none of the kernels'
         self.step = prepare(form.neuron, so.config(options, form.recurrent, False, STEP), x, last)
         if self.step is not None:
-            self.run = run = runs(self.step)
+            self.run = run = _finished(form, layer, options, runs(self.step))
             names, out = tuple([form.states[i] for i in form.order]), "spk" if form.recurrent else None
             self.guard = guard(
                 _OPTIONS, self.options, form.direct, self.shapes, x.shape, self.device, (), None, run, names, out,
@@ -77,6 +78,10 @@ class _Plan:
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+
+
+def _is_of_class(option: Any) -> bool:
+    return isinstance(getattr(option, "__self__", None), type)
 
 
 def _own(layer: Any, name: str) -> Any:
@@ -153,6 +158,34 @@ def quick_step(
     if form.recurrent:
         buffers["spk"] = flat[0]
     return tuple(by_host)
+
+
+def _finished(form: Form, layer: Any, options: so.Options, run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` of a prepared step, with what of snnTorch's step the kernels leave."""
+    if options.delay and options.spikes_learn and not options.called:
+        return run
+    host, mem = ref(layer), 1 + form.order.index(form.states.index("mem"))
+
+    def finished(*call: Any) -> tuple[Tensor, ...]:
+        layer: Any = host()
+        if not options.delay and (why := so.mechanism_differs(layer)):
+            raise Refused(why)
+        made = run(*call)
+        spikes = made[0]
+        if options.called:
+            fired = None if options.reset == "none" else spikes
+            try:
+                spikes = spikes_by(
+                    layer.spike_grad, made[mem], layer.threshold, layer.graded_spikes_factor, fired, STEP
+                )
+            except Refused:
+                del _plans[layer]
+                raise
+        elif not options.spikes_learn and not layer.graded_spikes_factor.requires_grad:
+            spikes = spikes.detach()
+        return (spikes, *made[1:])
+
+    return finished
 
 
 def _anew(

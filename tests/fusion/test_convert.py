@@ -19,8 +19,8 @@ from tests.fusion.test_forms import B, N, Static, T, grid
 
 
 def surrogate(z: torch.Tensor) -> torch.Tensor:
-    """One that can be pickled."""
-    return torch.heaviside(z.detach(), torch.zeros(())) + (z - z.detach()) * 0.5
+    """One that can be pickled, and fires at the threshold, too, so that no kernel can go with it."""
+    return torch.heaviside(z.detach(), torch.ones(())) + (z - z.detach()) * 0.5
 
 
 class Named(Static):
@@ -141,7 +141,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert "calls before" in shown and f"{T}             1" in shown and "once: the same at every step" in shown
     net(x_of())  # a layer refuses, which is known only now
     shown = capsys.readouterr().out
-    assert "lif1 Leaky  4             4            step by step: spike_grad surrogate has no kernel" in shown
+    assert "lif1 Leaky  4             4            step by step: spike_grad surrogate does not give 1" in shown
     net(x_of())
     assert capsys.readouterr().out == ""
 

@@ -39,9 +39,7 @@ def custom(z: Tensor, grad: Tensor, spikes: Tensor) -> Tensor:
 
 
 FALLBACKS: dict[str, tuple[Callable[[], Any], str]] = {
-    "callable": (lambda: L(0.9, spike_grad=surrogate.custom_surrogate(custom)), "has no kernel"),
-    "random": (lambda: L(0.9, spike_grad=surrogate.SSO()), "has no kernel"),
-    "forward": (lambda: L(0.9, spike_grad=torch.sigmoid), "has no kernel"),
+    "forward": (lambda: L(0.9, spike_grad=torch.sigmoid), "does not give 1"),
     "quantised": (lambda: L(0.9, state_quant=quant.state_quant(num_bits=4)), "state_quant"),
     "no effect": (lambda: snn.RSynaptic(0.9, 0.8, all_to_all=False, reset_delay=False), "no effect"),
 }

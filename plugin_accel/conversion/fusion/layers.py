@@ -37,6 +37,12 @@ class Layers:
             return module.training and module.track_running_stats
         return self.owner(module) is not None
 
+    def draws(self, module: nn.Module) -> bool:
+        """Whether backward through a host's layer takes random numbers, call by call in the user's order."""
+        owner = self.owner(module)
+        draws = getattr(owner.host, "draws", None) if owner is not None else None
+        return draws is not None and bool(draws(module))
+
     def sequence(self, module: nn.Module) -> Callable[..., Any] | None:
         """What runs the module over a whole sequence: ``(x, states, record=...)``; ``None`` if nothing does."""
         owner = self.owner(module)

@@ -79,6 +79,7 @@ class Recorder(Writer):
         self._watch = Watch(self, layers.is_host)
         self._opaque: dict[int, nn.Module] = {}
         self._hooked: dict[int, nn.Module] = {}
+        self._drawing: dict[int, nn.Module] = {}
         self._open: tuple[Any, ...] | None = None
         self._random = random_state()
         for index, value in enumerate(arguments):
@@ -209,6 +210,10 @@ class Recorder(Writer):
             if any(self._layers.is_opaque(part) for part in module.modules() if part is not module):
                 self.refuse(f"{name} has a hook and holds layers with a state")
             opaque = True
+        if opaque and self._layers.draws(module):
+            self._drawing[id(module)] = module
+            if len(self._drawing) > 1:
+                self.refuse("several layers draw random numbers in backward, in the order of the loop")
         return name, opaque and not self.paused
 
     def begin(self, kind: str, target: Any, args: Any, kwargs: Any) -> None:

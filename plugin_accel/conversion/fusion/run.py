@@ -165,7 +165,8 @@ def _is_plain(net: nn.Module, layers: Layers) -> bool:
     random = [m for m in found if isinstance(m, nn.modules.dropout._DropoutNd) and m.training]
     known = all(_dims(m) >= 0 or isinstance(m, nn.Flatten) or layers.owner(m) is not None for m in found)
     hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
-    return known and not hooks and len(random) <= 1 and len(set(map(id, found))) == len(found)
+    draws = sum(map(layers.draws, found)) > 1
+    return known and not (hooks or draws) and len(random) <= 1 and len(set(map(id, found))) == len(found)
 
 
 def _layer_by_layer(net: nn.Module, x: Any, layers: Layers, recordings: dict[str, list[Tensor]]) -> Any:
