@@ -79,8 +79,8 @@ def _looked_at(spike_grad: Callable[..., Any], before: Tensor) -> Behaviour:
     if spikes.requires_grad:
         torch.autograd.grad(spikes.sum(), z, allow_unused=True)
     draws = not torch.equal(torch.random.get_rng_state(), before)
-    why = None if fires else "does not give 1 where membrane > threshold, and 0 elsewhere"
-    return Behaviour(why, None, narrow, draws)
+    refusal = None if fires else "does not give 1 where membrane > threshold, and 0 elsewhere"
+    return Behaviour(refusal, None, narrow, draws)
 
 
 def spikes_by(
