@@ -32,8 +32,9 @@ def step(
     inner: int,
     flags: tuple[float, int, int],
     surrogate: tuple[float, ...],
-    params: tuple[tuple[int, int, int, Tensor | None, bool] | None, ...],
+    params: tuple[tuple[int, int, int, Tensor | None, int] | None, ...],
     row: Tensor,
+    acts_on: tuple[int, ...],
 ) -> tuple[Callable[..., Any], Callable[..., Any], object]: ...
 def step_forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]: ...
 def step_backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]: ...

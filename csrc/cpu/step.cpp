@@ -35,12 +35,13 @@ void put(const py::tuple& into, Py_ssize_t i, PyObject* object) {
 class Step {
  public:
   // params: for each slot of the step header None or (position among the parameters of a call, outer stride, inner
-  // stride, a tensor like its gradient or None where that is the input's, whether it acts on spikes alone); row: a
-  // tensor like the input
+  // stride, a tensor like its gradient or None where that is the input's, the results it acts on: bit 0 for the
+  // output, then the states); row: a tensor like the input; acts_on: the same of x and of each state
   Step(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags, const py::handle& surrogate,
-       const py::handle& params, py::object row)
+       const py::handle& params, py::object row, const py::handle& acts_on)
       : variant_(parse_variant(kind)), states_(find(variant_).states), row_(loaded(std::move(row))), kept_(row_) {
     expect(!variant_.fp64);
+    for (int i = 0; i <= states_; ++i) acts_on_[i] = integer(item(tuple(acts_on, 1 + states_), i));
     base_.outer = outer;
     base_.time = 1;
     base_.inner = inner;
@@ -55,7 +56,7 @@ class Step {
       slot.index = static_cast<int>(i);
       slot.from = integer(item(given, 0));
       if (item(given, 3) != Py_None) slot.model = py::reinterpret_borrow<py::object>(item(given, 3));
-      slot.of_spikes = item(given, 4) == Py_True;
+      slot.acts_on = integer(item(given, 4));
       Param& q = base_.param[i] = {nullptr, integer(item(given, 1)), integer(item(given, 2))};
       slot.size = q.outer ? 0 : q.inner ? inner : 1;  // per column: an input, which backward does not read
       slot.offset = kept;
@@ -223,8 +224,10 @@ class Step {
     expect(before.size == states_ && incoming.size == 1 + states_);
     Problem p = base_;
     py::object held[1 + kMaxStates];  // copies must outlive the call
+    int64_t arrived = 0;
     const auto gradient = [&](int i) -> void* {
       if (incoming[i] == Py_None) return nullptr;
+      arrived |= int64_t{1} << i;
       void* data = nullptr;
       held[i] = tensors::readable(incoming[i], data);
       return data;
@@ -255,7 +258,7 @@ class Step {
     for (Py_ssize_t i = 0; i < learned.size; ++i) {
       const Slot& slot = slot_of(integer(learned[i]));
       if (!slot.model) made[behind + i] = made[at];  // what the input's gradient is, too
-      if (slot.of_spikes && !p.g_out.data) made[behind + i] = py::none();
+      if (!(slot.acts_on & arrived)) made[behind + i] = py::none();
     }
     if (heard) {
       const float* drive = static_cast<const float*>(p.g_x.data);
@@ -264,6 +267,11 @@ class Step {
       made[at + 2] = wanted.of_weight ? of_weight(drive, wanted.spikes, wanted.weight) : py::none();
     }
     if (!wanted.x) made[at] = py::none();
+    const int before_states = at + 1 + heard;
+    for (int i = 0; i <= heard; ++i)  // what is heard is added to x
+      if (!(acts_on_[0] & arrived)) made[at + i] = py::none();
+    for (int k = 0; k < states_; ++k)
+      if (!(acts_on_[1 + k] & arrived)) made[before_states + k] = py::none();
     return std::move(made);
   }
 
@@ -271,7 +279,7 @@ class Step {
     int index;             // in the problem
     int64_t from;          // among the tensors of a call
     int64_t size, offset;  // of its copy in `kept`
-    bool of_spikes;        // without a gradient of the spikes it has none
+    int64_t acts_on;       // without a gradient of any of these it has none
     py::object model;      // a tensor like its gradient; null where that is the input's
   };
 
@@ -318,6 +326,7 @@ class Step {
   Variant variant_;
   Problem base_{};
   int states_, count_ = 0;
+  int64_t acts_on_[1 + kMaxStates] = {};
   Slot slots_[kMaxParams] = {};
   tensors::Like row_, kept_;
 };
@@ -402,10 +411,10 @@ py::object make_call(py::object step, py::tuple learned, int reads, bool heard) 
 
 // (forward, backward, capsule for the others) of a step
 py::tuple prepare(const py::handle& kind, int64_t outer, int64_t inner, const py::handle& flags,
-                  const py::handle& surrogate, const py::handle& params, py::object row) {
+                  const py::handle& surrogate, const py::handle& params, py::object row, const py::handle& acts_on) {
   static PyMethodDef forward = fast_method("forward", called<&Step::forward>);
   static PyMethodDef backward = fast_method("backward", called<&Step::backward>);
-  const py::capsule self(new Step(kind, outer, inner, flags, surrogate, params, std::move(row)),
+  const py::capsule self(new Step(kind, outer, inner, flags, surrogate, params, std::move(row), acts_on),
                          [](void* step) { delete static_cast<Step*>(step); });
   py::tuple made(3);
   made[0] = fast_function(forward, self.ptr());

@@ -13,6 +13,7 @@ from plugin_accel import _C
 from plugin_accel.neurons import Config, Neuron
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import thin
+from plugin_accel.neurons.reach import reached
 
 _MOST_BYTES = 1 << 19  # larger outputs go through the pool of the general path, which saves their page faults
 
@@ -53,7 +54,9 @@ class CpuStep:
         walks = [_strides(p, inner_shape) or (inner, 1) for p in params]
         self.states = len(neuron.states(config))
         alike = [name in neuron.summed_inputs for name in neuron.params(config)]
-        of_spikes = [name in neuron.of_spikes(config) for name in neuron.params(config)]
+        masks = reached(neuron, config, False)
+        before = tuple([masks[name] for name in ("x", *neuron.states(config))])
+        acts_on = [masks[name] for name in neuron.params(config)]
         self._reads = _Reads(neuron, config, alike)
         with torch.inference_mode(False):
             models = [torch.empty(p.shape, dtype=torch.float32, device="cpu") for p in params]
@@ -64,12 +67,10 @@ class CpuStep:
                 config.packed_flags,
                 config.packed_surrogate,
                 tuple(
-                    [
-                        None if i is None else (i, *walks[i], None if alike[i] else models[i], of_spikes[i])
-                        for i in slots
-                    ]
+                    [None if i is None else (i, *walks[i], None if alike[i] else models[i], acts_on[i]) for i in slots]
                 ),
                 torch.empty(shape, dtype=torch.float32, device="cpu"),
+                before,
             )
             self.run = _run(self._capsule, self._reads, False)
 

@@ -18,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from plugin_accel.hosts.snntorch_callables import behaviour, caches
 from plugin_accel.neurons import SnnTorchConfig
 from plugin_accel.neurons.config import decode
+from plugin_accel.neurons.snntorch_leaky import NO_GRADIENT
 from plugin_accel.surrogates import Surrogate, trial
 
 _RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
@@ -35,9 +36,6 @@ _FACTORIES: dict[str, tuple[str, Callable[..., tuple[float, ...]]]] = {
     "sigmoid": ("sigmoid", lambda slope: (slope,)),
     "spike_rate_escape": ("spike_rate_escape", lambda beta, slope: (beta, slope)),
 }
-
-NO_GRADIENT = Surrogate("constant", (0.0,))
-"""Of `surrogate_disable`: the spikes have no gradient at all."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import (
     FP32,
     FP64,
+    LOW,
     Form,
     Stepped,
     call,
@@ -58,6 +59,9 @@ def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[
     recurrent = layer.recurrent(torch.zeros_like(x) if heard is None else heard)
     if recurrent.shape != x.shape or (recurrent.dtype is FP64 and x.dtype is not FP64):
         raise Refused(f"recurrent gives {recurrent.dtype} of shape {tuple(recurrent.shape)}")
+    silent = heard is None and type(layer.recurrent) in _ONE_TO_ONE  # exact zeros
+    if x.dtype in LOW and recurrent.dtype in LOW and not silent:
+        raise Refused(f"input and recurrent are {x.dtype}, in which snnTorch rounds what this layer adds up")
     quick = quick_step(form, layer, x, given, (recurrent,)) if eager else None
     if quick is None:
         result = call(form, layer, x, given, STEP, recurrent=recurrent)

@@ -155,9 +155,12 @@ class Neuron(ABC):
         """Whether backward reads the states before the first step, with these gradients of parameters wanted."""
         return self.replays(config) or any(params_wanted)
 
-    def of_spikes(self, config: Any) -> tuple[str, ...]:
-        """Parameters that act on the output alone: where the output has no gradient, the hosts give them none."""
-        return ()
+    def acts_on(self, config: Any, name: str) -> tuple[str, ...] | None:
+        """Results of one step ("out", states) that the input "x", a state or a parameter acts on, as the host has it.
+
+        None for all of them.
+        """
+        return None
 
     @abstractmethod
     def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:

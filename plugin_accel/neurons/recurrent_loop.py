@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from plugin_accel.neurons.config import Config
-from plugin_accel.neurons.neuron import Derived, Neuron
+from plugin_accel.neurons.neuron import Derived, Incoming, Neuron
+from plugin_accel.neurons.reach import present, reached, without_unreached
 
 
 class Connection(NamedTuple):
@@ -197,21 +198,14 @@ class _Loop(torch.autograd.Function):
             if g is not None:
                 g = ((g if rest_of is None else g - rest_of) * d.slope).sum_to_size(d.tau.shape)
             taus.append(g)
-        own = list(needs[5 + n : 5 + n + len(params)])
-        if grads[0] is None and kept.shape[call.time_dim] == 1:  # the spikes reach nothing
-            silent = call.neuron.of_spikes(call.config)
-            names = [name for name in call.neuron.params(call.config) if name != "recurrent"]
-            own = [need and name not in silent for need, name in zip(own, names, strict=True)]
-        return (
-            None,
-            back.x if needs[1] else None,
-            back.weight,
-            back.bias,
-            back.spikes,
-            *back.first,
-            *[g if need else None for g, need in zip(back.params, own, strict=True)],
-            *taus,
-        )
+        names = ["x", "x", "x", "x", *call.neuron.states(call.config)]  # the connection adds to the input
+        names += [name for name in call.neuron.params(call.config) if name != "recurrent"]
+        masks = reached(call.neuron, call.config, kept.shape[call.time_dim] > 1, fed=True)
+        arrived = present(Incoming(grads[0], None, grads[2 : 2 + n], grads[1], grads[2 + n :]))
+        own = [back.x, back.weight, back.bias, back.spikes, *back.first, *back.params]
+        wanted = [*needs[1:5], *needs[5 : 5 + n + len(params)]]
+        found = without_unreached(masks, names, arrived, own)
+        return (None, *[g if need else None for g, need in zip(found, wanted, strict=True)], *taus)
 
 
 def _wanted(call: Loop, needs: Sequence[bool], count: int) -> list[bool]:

@@ -11,9 +11,10 @@ from torch import Tensor
 from plugin_accel.neurons.callables import evaluate_surrogate
 from plugin_accel.neurons.checks import check_call, check_surrogate
 from plugin_accel.neurons.config import Config
-from plugin_accel.neurons.layout import constant_base
+from plugin_accel.neurons.layout import STEP, constant_base
 from plugin_accel.neurons.neuron import Derived, Incoming, Kernels, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.prepared import thin
+from plugin_accel.neurons.reach import present, reached, without_unreached
 from plugin_accel.surrogates import SurrogateFn
 
 
@@ -206,15 +207,15 @@ class _Sequence(torch.autograd.Function):
             thresholds = call.neuron.thresholds(call.config, saved, rest[states + n_params :])
             dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
         g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
-        params = g.params
-        if grads[0] is None and grads[1] is None and (silent := call.neuron.of_spikes(call.config)):
-            names = call.neuron.params(call.config)
-            params = tuple(None if n in silent else p for n, p in zip(names, params, strict=True))
+        names = ("x", *call.neuron.states(call.config), *call.neuron.params(call.config))
+        dim = call.config.time_dim
+        masks = reached(call.neuron, call.config, dim != STEP and kept.shape[dim] > 1)
+        g_x, *others = without_unreached(masks, names, present(incoming), (g.x, *g.first, *g.params))
+        first, params = others[:states], tuple(others[states:])
         derived = call.derive(ctx.needs_input_grad, params) if call.derived else ()
-        g_x = g.x
         if call.time and g_x is not None and g_x.dim() == kept.dim():
             g_x = g_x.sum(call.config.time_dim)
-        return (None, g_x, *g.first, *params, *derived)
+        return (None, g_x, *first, *params, *derived)
 
 
 _thin = thin(_Sequence)

@@ -36,6 +36,18 @@ class SnnTorchAlpha(SnnTorchNeuron):
     def params(self, config: Any) -> tuple[str, ...]:
         return self.kernel_params
 
+    def acts_on(self, config: Any, name: str) -> tuple[str, ...] | None:
+        return () if name == "mem" else super().acts_on(config, name)
+
+    @property
+    def reset_state(self) -> str:
+        """See `SnnTorchNeuron`."""
+        return "syn_exc"
+
+    def beside_membrane(self, name: str) -> tuple[str, ...]:
+        excited = ("syn_exc",) if name in ("x", "alpha", "syn_exc") else ()
+        return (*excited, "syn_inh") if name in ("x", "beta", "syn_inh") else excited
+
     def replays(self, config: Any) -> bool:
         return False
 

@@ -11,6 +11,10 @@ from torch import Tensor
 from plugin_accel.neurons.neuron import Neuron
 from plugin_accel.neurons.sinabs_lif import narrow
 from plugin_accel.neurons.snntorch_config import SnnTorchConfig
+from plugin_accel.surrogates import Surrogate
+
+NO_GRADIENT = Surrogate("constant", (0.0,))
+"""Of `surrogate_disable`: the spikes have no gradient at all."""
 
 
 def fires(v: Tensor, threshold: Tensor) -> Tensor:
@@ -35,11 +39,26 @@ class SnnTorchNeuron(Neuron):
     """What snnTorch's neurons share. A spike is 1[membrane - threshold > 0], scaled by `graded`."""
 
     threshold_learns = True
+    membrane = "mem"
 
-    def of_spikes(self, config: Any) -> tuple[str, ...]:
-        if not config.delay:
-            return ()
-        return ("graded",) if config.reset == "subtract" else ("graded", "threshold")
+    def acts_on(self, config: Any, name: str) -> tuple[str, ...] | None:
+        fired = () if config.surrogate == NO_GRADIENT else ("out",)
+        if name == "graded":
+            return ("out",) if config.delay else ("out", self.membrane)
+        if name == "threshold" and config.reset == "subtract":
+            return (self.reset_state, *fired)
+        if name == "threshold":  # by the spikes alone, which without a delay reset the membrane
+            return fired if config.delay or not fired else (self.membrane, *fired)
+        return (*self.beside_membrane(name), self.membrane, *fired)
+
+    @property
+    def reset_state(self) -> str:
+        """The state that a reset takes the threshold from."""
+        return self.membrane
+
+    def beside_membrane(self, name: str) -> tuple[str, ...]:
+        """The other states that the input, a state or a parameter acts on."""
+        return ()
 
     def fire(self, config: Any, v: Tensor, threshold: Tensor) -> Tensor:
         return fires(v, threshold)

@@ -22,6 +22,7 @@ class SnnTorchParallel(SnnTorchNeuron):
     """
 
     name = "snntorch_parallel"
+    membrane = "hidden"
     index = 6
     kernel_params = ("weight", "bias", "threshold", "graded")
 

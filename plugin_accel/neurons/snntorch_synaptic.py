@@ -37,6 +37,9 @@ class SnnTorchSynaptic(SnnTorchNeuron):
     def params(self, config: Any) -> tuple[str, ...]:
         return self.kernel_params if config.recurrent else self.kernel_params[:4]
 
+    def beside_membrane(self, name: str) -> tuple[str, ...]:
+        return ("syn",) if name in ("x", "recurrent", "alpha", "syn") else ()
+
     def replays(self, config: Any) -> bool:
         return config.reset == "zero_after" and not config.delay
 
