@@ -57,7 +57,7 @@ _ALPHA = Form(
     direct=BETA[1:],
     computed_from=("alpha", "beta"),
 )
-_RLEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, delayable=True, recurrent=True, direct=BETA)
+_RLEAKY = Form(SNNTORCH_LEAKY, ("mem",), (0,), beta, delayable=True, recurrent=True, low=True, direct=BETA)
 _RSYNAPTIC = Form(SNNTORCH_SYNAPTIC, ("syn", "mem"), (1, 0), beta_and_alpha, recurrent=True, direct=BETA_AND_ALPHA)
 
 

@@ -138,6 +138,28 @@ def test_dtypes(made: Any, dtype: torch.dtype, reset: str, spikes: torch.dtype, 
     assert gradient.dtype == dtype
 
 
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("V", [0.4, torch.tensor([0.3, -0.2, 0.5])])
+def test_sixteen_bits_with_own_spikes(dtype: torch.dtype, reset: str, V: float | torch.Tensor) -> None:
+    def make() -> Any:
+        return snn.RLeaky(0.9, all_to_all=False, V=V, reset_mechanism=reset, init_hidden=True, output=True)
+
+    plain, fast = make(), plugin_accel.convert(make())
+    x = (torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0)) + 0.5).to(dtype)
+    grads = []
+    for layer in (plain, fast):
+        x_own = x.clone().requires_grad_()
+        results = [layer(x_t) for x_t in x_own.unbind(0)]
+        sum(mem.float().sum() + 2 * spk.sum() for spk, mem in results).backward()
+        grads.append((results, x_own.grad, layer.recurrent.V.grad))
+    for (a, b), (c, d) in zip(grads[0][0], grads[1][0], strict=True):
+        assert torch.equal(a, c) and torch.equal(b, d) and (a.dtype, b.dtype) == (c.dtype, d.dtype)
+    for a, b in zip(grads[0][1:], grads[1][1:], strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-2, atol=1e-2)
+    assert (host.last_fallback(fast) is None) == (reset != "none")
+
+
 def test_autocast(made: Any) -> None:
     torch.manual_seed(0)
     fc, layer = nn.Linear(4, 5), made(L(0.9))

@@ -6,6 +6,7 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from plugin_accel.conversion.fusion.layers import Layers
 from plugin_accel.conversion.fusion.program import Ref, flatten
@@ -39,7 +40,8 @@ def chain_call(low: Lowering, members: list[int], layers: Layers) -> None:
     slots = [low.define_series(members, out) for out in range(outs)]
     record = tuple(any(Ref(member, out) in low.outside for member in members[:-1]) for out in range(1, outs))
 
-    line = low.explain(nodes[0], steps, steps, "step by step")
+    why = ": each step has statistics of its own" if isinstance(module, _BatchNorm) else ""
+    line = low.explain(nodes[0], steps, steps, f"step by step{why}")
 
     def run(env: list[Any]) -> None:
         if sequence is not None:
