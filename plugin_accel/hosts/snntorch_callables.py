@@ -20,6 +20,7 @@ from torch import Tensor
 
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons.layout import STEP, steps
+from plugin_accel.surrogates import trial
 
 _deviant: WeakSet[Any] = WeakSet()
 """Callables that fired otherwise than expected, once."""
@@ -50,7 +51,7 @@ def behaviour(spike_grad: Callable[..., Any]) -> Behaviour:
     """Looks at what a callable does, leaving torch's generator as it was."""
     before = torch.random.get_rng_state()
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with trial():
             found = _looked_at(spike_grad, before)
     except Exception as error:
         why = f"cannot be tried out ({type(error).__name__}: {error})"
