@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from snntorch import surrogate
@@ -22,7 +21,7 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons.layout import STEP, steps
 from plugin_accel.surrogates import trial
 
-_deviant: WeakSet[Any] = WeakSet()
+_deviant: set[Any] = set()
 """Callables that fired otherwise than expected, once."""
 
 

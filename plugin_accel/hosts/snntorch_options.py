@@ -129,27 +129,21 @@ def read(layer: Any, zero: str, delayable: bool) -> Options:
         zero: What its reset to zero is, as in `SnnTorchConfig`.
         delayable: Whether it has the option `reset_delay`.
     """
-    make: Callable[..., Options] = _options
-    if torch.compiler.is_compiling():
-        if not _constant_known(layer):  # a callable that is traced, and with that guarded, when it is called
-            return _constant_called(layer, zero, delayable)
-        make = _constant_options
-    return _read(layer, zero, delayable, make)
-
-
-def _read(layer: Any, zero: str, delayable: bool, make: Callable[..., Options]) -> Options:
     function = layer.state_function
-    own = function.__self__ is layer
+    facts = (
+        function.__func__ if function.__self__ is layer else None,
+        bool(getattr(layer, "reset_delay", True)),
+        delayable,
+        bool(layer.state_quant),
+        bool(layer.inhibition),
+        zero,
+    )
     try:
-        return make(
-            layer.spike_grad,
-            function.__func__ if own else None,
-            bool(getattr(layer, "reset_delay", True)),
-            delayable,
-            bool(layer.state_quant),
-            bool(layer.inhibition),
-            zero,
-        )
+        if not torch.compiler.is_compiling():
+            return _options(layer.spike_grad, *facts)
+        if _constant_known(layer):
+            return _constant_options(layer.spike_grad, *facts)
+        return _constant_called(layer, *facts)  # the callable is guarded when it is called, in the trace
     except TypeError:  # unhashable
         return Options("none", True, None, False, ("spike_grad is not hashable",))
 
@@ -248,8 +242,8 @@ def _constant_known(layer: Any) -> bool:
     return recognised(layer.spike_grad) is not None
 
 
-def _constant_called(layer: Any, zero: str, delayable: bool) -> Options:
-    return _read(layer, zero, delayable, _options)
+def _constant_called(layer: Any, *facts: Any) -> Options:
+    return _options(layer.spike_grad, *facts)
 
 
 def _constant_narrow(layer: Any) -> bool:
