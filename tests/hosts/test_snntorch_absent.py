@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import snntorch as snn
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import plugin_accel
 from plugin_accel.hosts import snntorch as host
@@ -72,3 +72,33 @@ def test_alphas_threshold_does_not_decay_for_a_loss_on_the_membrane() -> None:
         layer(torch.rand(2, 3, requires_grad=True))[3].sum().backward()
         optimizer.step()
         assert layer.threshold.item() == 1.0
+
+
+def test_what_lies_before_a_fused_layer_gets_none_either() -> None:
+    """The spikes of the second layer, without a surrogate, depend on its factor alone."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 5)
+            self.first = snn.Leaky(0.9, init_hidden=True)
+            self.second = snn.Leaky(
+                0.8, init_hidden=True, surrogate_disable=True, learn_graded_spikes_factor=True, graded_spikes_factor=0.9
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.first.reset_mem(), self.second.reset_mem()
+            return torch.stack([self.second(self.b(self.first(self.a(x_t)))) for x_t in x])
+
+    torch.manual_seed(0)
+    plain, x = Net(), torch.randn(3, 2, 4)
+    fused = plugin_accel.convert(Net(), fuse_time=True)
+    fused.load_state_dict(plain.state_dict())
+    for _ in range(4):
+        found = []
+        for net in (plain, fused):
+            net.zero_grad()
+            net(x).sum().backward()
+            found.append({name for name, p in net.named_parameters() if p.grad is None})
+        assert found[0] == found[1] == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    assert plugin_accel.report(fused).loops[0].status == "fused"
