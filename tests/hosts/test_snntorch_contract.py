@@ -160,6 +160,19 @@ def test_sixteen_bits_with_own_spikes(dtype: torch.dtype, reset: str, V: float |
     assert (host.last_fallback(fast) is None) == (reset != "none")
 
 
+@pytest.mark.parametrize("low", [False, True])
+def test_products_of_sixteen_bits(low: bool) -> None:
+    """Under autocast the connection gives 16 bits, and adds a bias even at the first step."""
+    torch.manual_seed(0)
+    plain = snn.RLeaky(0.9, linear_features=5, init_hidden=True, output=True)
+    fast = plugin_accel.convert(copy.deepcopy(plain))
+    x = torch.randn(4, 3, 5).to(torch.bfloat16 if low else torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        for x_t in x.unbind(0):
+            (a, b), (c, d) = plain(x_t), fast(x_t)
+            assert torch.equal(a, c) and torch.equal(b, d) and b.dtype is d.dtype
+
+
 def test_autocast(made: Any) -> None:
     torch.manual_seed(0)
     fc, layer = nn.Linear(4, 5), made(L(0.9))
