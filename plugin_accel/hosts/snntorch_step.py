@@ -37,13 +37,13 @@ _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = ("backend", "computed", "device", "guard", "options", "run", "shape", "shapes", "step", "values")
+    __slots__ = ("backend", "computed", "device", "guard", "hears", "options", "run", "shape", "shapes", "step", "values")
 
     def __init__(self, form: Form, layer: Any, x: Tensor, recurrent: tuple[Tensor, ...], runs: Runs) -> None:
         options_now = [layer.__dict__.get(name) for name in _OPTIONS]
         # A method would keep what it is bound to alive: the layer, or a network with the layer in it.
         self.options = tuple([v if _is_of_class(v) else getattr(v, "__func__", v) for v in options_now])
-        self.shape, self.device, self.backend = x.shape, place(x), backends.requested()
+        self.shape, self.device, self.backend, self.hears = x.shape, place(x), backends.requested(), len(recurrent)
         self.computed: Params = ((), ())
         self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
         self.step: PreparedStep | None = None
@@ -198,7 +198,7 @@ def _anew(
         return None
     own = layer.__dict__
     plan = _plans.get(layer)
-    if plan is None or not plan.is_for(own, x):
+    if plan is None or plan.hears != len(recurrent) or not plan.is_for(own, x):
         plan = _plans[layer] = _Plan(form, layer, x, recurrent, runs)
     if plan.step is None:
         return None

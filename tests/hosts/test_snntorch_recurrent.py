@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import plugin_accel
 from plugin_accel.hosts import snntorch as host
+from plugin_accel.hosts import snntorch_step
 
 
 def make(name: str, units: int, **options: Any) -> Any:
@@ -145,3 +146,19 @@ def test_run_takes_a_recurrent_net_in_one_loop(loops: list[Any]) -> None:
             got = plugin_accel.run(fast, x).outputs
     assert loops
     assert torch.equal(got, wanted)
+
+
+def test_the_first_step_does_not_decide_how_the_others_hear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its spikes are empty yet, so that V is multiplied by torch; from then on one plan serves all steps."""
+    made: list[int] = []
+    plan = snntorch_step._Plan
+
+    def counted(*arguments: Any) -> Any:
+        made.append(1)
+        return plan(*arguments)
+
+    monkeypatch.setattr(snntorch_step, "_Plan", counted)
+    layer = plugin_accel.convert(snn.RLeaky(0.9, all_to_all=False, V=0.5, init_hidden=True))
+    for _ in range(6):
+        layer(torch.rand(4, 3, requires_grad=True))
+    assert len(made) <= 2
