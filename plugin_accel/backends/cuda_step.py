@@ -15,6 +15,7 @@ from plugin_accel.backends.cuda_run import Runner
 from plugin_accel.neurons import Config, Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import STEP, contiguous_layout
 from plugin_accel.neurons.prepared import once, place, thin
+from plugin_accel.neurons.reach import reached
 
 
 class _Back:
@@ -67,7 +68,8 @@ class CudaStep:
         ]
         names = neuron.params(config)
         self._alike = [name in neuron.summed_inputs for name in names]
-        self._of_spikes = [i for i, name in enumerate(names) if name in neuron.of_spikes(config)]
+        masks = reached(neuron, config, False)
+        self._acts_on = [masks[name] for name in ("x", *neuron.states(config), *names)]
         self._shapes = [p.shape for p in params]
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
 
@@ -154,9 +156,10 @@ class CudaStep:
         wants = tuple([i in learned for i in range(len(params))])
         wanted = Wanted(needs[0], tuple(needs[1 : 1 + self.states]), wants)
         g = self._back.run(Saved(x, kept, tuple(first), tuple(params)), grads, wanted)
-        silent = self._of_spikes if grads[0] is None else ()
-        found = [None if i in silent else g.params[i] for i in learned]
-        return (g.x if needs[0] else None, *g.first, *found)
+        found = sum(1 << k for k, grad in enumerate(grads) if grad is not None)
+        flat = [g.x if needs[0] else None, *g.first, *g.params]
+        flat = [grad if acts_on & found else None for grad, acts_on in zip(flat, self._acts_on, strict=True)]
+        return (*flat[: 1 + self.states], *[flat[1 + self.states + i] for i in learned])
 
 
 class _Step(torch.autograd.Function):

@@ -37,7 +37,19 @@ _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_
 class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
-    __slots__ = ("backend", "computed", "device", "guard", "hears", "options", "run", "shape", "shapes", "step", "values")
+    __slots__ = (
+        "backend",
+        "computed",
+        "device",
+        "guard",
+        "hears",
+        "options",
+        "run",
+        "shape",
+        "shapes",
+        "step",
+        "values",
+    )
 
     def __init__(self, form: Form, layer: Any, x: Tensor, recurrent: tuple[Tensor, ...], runs: Runs) -> None:
         options_now = [layer.__dict__.get(name) for name in _OPTIONS]
