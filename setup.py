@@ -92,7 +92,7 @@ class BuildLibrary(build_ext):
             return [*common, *openmp, *debug], openmp
         # Python's own flags let integers wrap, which would hide their overflow.
         checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-wrapv"]
-        return [*common, *openmp, *checks, "-fno-omit-frame-pointer", "-g", "-O1"], [*openmp, *checks]
+        return [*common, *openmp, *checks, "-fno-omit-frame-pointer", "-g1", "-O1"], [*openmp, *checks]
 
     def build_extensions(self) -> None:
         """Checks the compiler first: its absence should read as an instruction, not as a stack trace."""

@@ -55,8 +55,8 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
   const Flags f = p.flags;
   constexpr int sums = summed<Step, Sums>();
   constexpr bool replays = Step::replays(Sums), reads = reads_before<Step, Sums>();
-  // fp64 is for checking: there the loops do
-  constexpr bool can_fuse = sizeof(R) == sizeof(float);
+  // fp64 is for checking, the baseline of x86 for old processors: there the loops do
+  constexpr bool can_fuse = sizeof(R) == sizeof(float) && !PA_ONE_BACKWARD;
   const bool fuse = !f.clamp && (Step::kSpike == kNoSpike || p.surrogate == Step::Surrogate::kKind);
   const bool constant_x = p.g_x.data && p.g_x.time == 0;
   R q[kMaxSurrogateParams];
@@ -104,7 +104,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
     for (int k = 0; k < Step::kStates; ++k) {
       if (!p.g_record[k].data) continue;
       const R* g = read_row<R>(p.g_record[k], tile, t, ws.g_record.v);
-      for (int j = 0; j < n; ++j) ws.g[k].v[j] += g[j];
+      add_row(g, ws.g[k].v, n);
     }
 
     bool done = false;
@@ -118,7 +118,7 @@ void backward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::
     if (!done) backward_by_loops<Step, Sums>(p, tile, ws, t, r, q);
 
     if (constant_x)
-      for (int j = 0; j < n; ++j) ws.total.v[j] += r.g_x[j];
+      add_row<R>(r.g_x, ws.total.v, n);
     else
       close_row(p, p.g_x, tile, t, r.g_x);
     if (t % kFlush == 0) {

@@ -31,7 +31,7 @@ void forward_tile(const Problem& p, const Tile& tile, Workspace<typename Step::R
     for (int k = 0; k < Step::kStates; ++k) {
       if (!p.record[k].data) continue;
       R* record = open_row<R>(p, p.record[k], tile, t, ws.record.v);
-      for (int j = 0; j < n; ++j) record[j] = ws.state[k].v[j];
+      copy_row(ws.state[k].v, record, n);
       close_row(p, p.record[k], tile, t, record);
     }
     if (p.column_sum && (t % kFlush == kFlush - 1 || t == p.time - 1)) add_flushed(ws.total.v, ws.totals.v, n);

@@ -15,6 +15,7 @@
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ONE_BACKWARD false
+#define PA_RARE true
 // fp64 is for checking: the baseline kernels do
 #define PA_FP64 false
 #define PA_ISA avx2

@@ -15,6 +15,8 @@
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ONE_BACKWARD false
+// what few take is left to AVX2
+#define PA_RARE false
 // fp64 is for checking: the baseline kernels do
 #define PA_FP64 false
 #define PA_ISA avx512

@@ -14,6 +14,7 @@
 #else
 #define PA_ONE_BACKWARD false
 #endif
+#define PA_RARE true
 #define PA_FP64 true
 #define PA_ISA baseline
 #include "instantiate.h"

@@ -3,6 +3,7 @@
 // written in place; with several (narrow layers) they are gathered into and scattered from small row buffers, so
 // that the vector loop always has columns to fill it.
 #pragma once
+#include "rows.h"
 
 constexpr int kWidth = kTileColumns;  // states, parameters and rows of one tile stay in L1
 constexpr int kFlush = 32;            // steps summed in working precision before they are added to the double sums
@@ -125,26 +126,5 @@ __attribute__((noinline)) void load_params(const Problem& p, int count, int min_
     gather(base, q.outer, q.inner, tile, row);
     if (k == min_v)  // a bound of minus infinity makes the host's membrane NaN; here it must not mean "no bound"
       for (int j = 0; j < tile.columns(); ++j) row[j] = row[j] == R(kUnbounded) ? R(__builtin_nanf("")) : row[j];
-  }
-}
-
-template <class R>
-__attribute__((noinline)) void add_flushed(R* part, double* total, int n) {
-  for (int j = 0; j < n; ++j) {
-    total[j] += static_cast<double>(part[j]);
-    part[j] = R(0);
-  }
-}
-
-template <class R>
-__attribute__((noinline)) void zero(R* row, int n) {
-  for (int j = 0; j < n; ++j) row[j] = R(0);
-}
-
-template <class R>
-__attribute__((noinline)) void clear(R* part, double* total, int n) {
-  for (int j = 0; j < n; ++j) {
-    part[j] = R(0);
-    total[j] = 0.0;
   }
 }
