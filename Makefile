@@ -30,26 +30,31 @@ venv: $(READY)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first and alone: what is installed after it has to take the one that is there. The demo needs less than
-# the rest, and is what a newcomer waits for.
+# The kernels need nothing of torch, so they are compiled while it is downloaded. torch comes alone: what is installed
+# after it has to take the one that is there. The demo needs less than the rest, and is what a newcomer waits for.
+define install
+	@echo "Installing torch, the kernels and what is needed besides into $(VENV); this takes a minute or two"
+	$(PIP) install -qq --no-deps --editable . & kernels=$$!; \
+	$(PIP) install -qq --no-warn-conflicts --constraint constraints.txt torch || { kill $$kernels; exit 1; }; \
+	wait $$kernels
+	$(PIP) install -qq --constraint constraints.txt 'plugin-accel[$(1)]'
+endef
+
 $(DEMO): pyproject.toml constraints.txt $(KERNELS) $(wildcard namespaces/*.pth) | $(BIN)/python
-	@echo "Installing torch and the demo into $(VENV); this takes a minute or two"
-	$(PIP) install -qq --constraint constraints.txt torch
-	$(PIP) install -qq --constraint constraints.txt --editable '.[demo]'
+	$(call install,demo)
 	touch $@
 
+comma := ,
 $(READY): pyproject.toml constraints.txt $(KERNELS) $(wildcard namespaces/*.pth) | $(BIN)/python
-	@echo "Installing torch and the rest into $(VENV); this takes a minute or two"
-	$(PIP) install -qq --constraint constraints.txt torch
-	$(PIP) install -qq --constraint constraints.txt --editable '.[test,dev,demo]'
+	$(call install,test$(comma)dev$(comma)demo)
 	touch $(DEMO) $@
 
 demo: $(DEMO)
-	$(BIN)/python examples/digits_sinabs.py --out outputs
+	$(BIN)/python examples/digits_sinabs.py --epochs 2 --out outputs
 	$(BIN)/python examples/digits_others.py
 
 test: $(READY)
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

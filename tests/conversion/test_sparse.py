@@ -10,7 +10,6 @@ from typing import Any
 import norse.torch as norse
 import pytest
 import sinabs.layers as sl
-import snntorch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +19,7 @@ from torch.nn.utils import parametrizations
 import plugin_accel
 from plugin_accel.errors import ConversionError, PluginAccelWarning
 from plugin_accel.layers import SpikeConv2d, SpikeLinear, spike_break_even, spike_call, spike_conv
+from tests.conversion.sparse_nets import Net, rows, takers
 
 BATCH, STEPS = 2, 3
 POOLS: dict[str, Callable[[], nn.Module]] = {
@@ -46,35 +46,6 @@ def _always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(spike_call, "LEAST_WORK", 0)
     with spike_break_even(2.0):
         yield
-
-
-def takers(model: nn.Module) -> set[str]:
-    return {name for name, part in model.named_modules() if isinstance(part, (SpikeLinear, SpikeConv2d))}
-
-
-def rows(model: nn.Module) -> dict[str, plugin_accel.Row]:
-    return {name: row for row in plugin_accel.report(model) for name in row.names}
-
-
-class Net(nn.Module):
-    """As in snnTorch's tutorials."""
-
-    def __init__(self, inputs: int = 20, hidden: int = 30, outputs: int = 4) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(inputs, hidden)
-        self.lif1 = snntorch.Leaky(beta=0.9, threshold=0.2)
-        self.fc2 = nn.Linear(hidden, outputs)
-        self.lif2 = snntorch.Leaky(beta=0.9, threshold=0.2)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = self.lif1.init_leaky(), self.lif2.init_leaky()
-        spikes, membranes = [], []
-        for t in range(x.size(0)):
-            emitted, first = self.lif1(self.fc1(x[t]), first)
-            emitted, second = self.lif2(self.fc2(emitted), second)
-            spikes.append(emitted)
-            membranes.append(second)
-        return torch.stack(spikes), torch.stack(membranes)
 
 
 def drawn(draw: Any) -> tuple[nn.Sequential, set[str]]:
@@ -283,79 +254,3 @@ def test_report_is_pure_and_tells_of_dense_layers_only_where_some_take_spikes() 
     conv = plugin_accel.convert(nn.Sequential(sl.IAFSqueeze(batch_size=2), nn.Conv2d(2, 4, 3)), sparse=True)
     conv(torch.rand(4, 2, 8, 8) * 2)
     assert "last call: from spikes" in str(plugin_accel.report(conv))
-
-
-def test_time_fusion_calls_the_layer_once() -> None:
-    torch.manual_seed(0)
-    net, plain = Net(), Net()
-    plain.load_state_dict(net.state_dict())
-    plugin_accel.convert(net, sparse="fc*", fuse_time=True)
-    plugin_accel.convert(plain, fuse_time=True)
-    x = (torch.rand(6, 5, 20, generator=torch.Generator().manual_seed(1)) < 0.2).float()
-    for _ in range(4):
-        net.zero_grad()
-        plain.zero_grad()
-        ours, theirs = net(x), plain(x)
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-        for result in (ours, theirs):
-            result[1].square().sum().backward()
-        for p, q in zip(net.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(p.grad, q.grad, rtol=1e-5, atol=1e-4)
-    table = vars(net)["_plugin_accel_fusion"].table
-    lines = [line.split() for line in table.splitlines() if "sparse_linear" in line]
-    assert [line[2:4] for line in lines] == [["6", "1"]] * 2
-    assert rows(net)[""].status == "fused"
-
-
-def test_time_fusion_of_convolutions() -> None:
-    class Convolutional(Net):
-        def __init__(self) -> None:
-            super().__init__(64, 8, 4)
-            self.fc1 = nn.Conv2d(1, 4, 3)  # type: ignore[assignment]
-            self.fc2 = nn.Conv2d(4, 4, 3)  # type: ignore[assignment]
-
-    torch.manual_seed(0)
-    net, plain = Convolutional(), Convolutional()
-    plain.load_state_dict(net.state_dict())
-    plugin_accel.convert(net, sparse=True, fuse_time=True)
-    x = torch.rand(6, 2, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 3
-    for _ in range(4):
-        torch.testing.assert_close(net(x), plain(x), rtol=1e-5, atol=1e-5)
-    assert takers(net) == {"fc2"} and rows(net)[""].status == "fused"
-    assert "sparse_conv2d" in vars(net)["_plugin_accel_fusion"].table
-
-
-def test_run_takes_all_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = [nn.Linear(6, 8), snntorch.Leaky(beta=0.9, init_hidden=True), nn.Linear(8, 3)]
-    net = nn.Sequential(*layers)
-    plain = copy.deepcopy(net)
-    plugin_accel.convert(net, sparse=True)
-    shapes: list[Any] = []
-    inner = spike_call.run
-    monkeypatch.setattr(spike_call, "run", lambda x, *rest: (shapes.append(tuple(x.shape)), inner(x, *rest))[1])
-    x = torch.rand(7, 2, 6) * 3
-    torch.testing.assert_close(plugin_accel.run(net, x).outputs, plugin_accel.run(plain, x).outputs)
-    assert shapes == [(14, 8)]
-
-
-def test_saved_for_backward() -> None:
-    """A fused MLP at 5 %: what its linear layers keep is a fifth of their dense inputs, or less."""
-    torch.manual_seed(0)
-    x = (torch.rand(10, 16, 400) < 0.05).float()
-    found = []
-    for sparse in ("fc*", False):
-        net = plugin_accel.convert(Net(400, 500, 10), sparse=sparse, fuse_time=True)
-        for _ in range(3):
-            net(x)
-        kept: dict[int, int] = {}
-
-        def pack(t: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-            return t
-
-        own = {p.untyped_storage().data_ptr() for p in net.parameters()}
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            net(x)
-        found.append(sum(size for at, size in kept.items() if at not in own))
-    states = 160 * (500 + 10) * 4  # what the neurons keep
-    assert found[0] - states < (found[1] - states) / 5

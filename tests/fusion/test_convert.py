@@ -15,7 +15,8 @@ from torch import nn
 
 import plugin_accel
 from plugin_accel.conversion.fusion import engine_of
-from tests.fusion.test_forms import B, N, Static, T, grid
+from tests.fusion.base import B, N, T, grid
+from tests.fusion.forms import Static
 
 
 def surrogate(z: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 
 import plugin_accel
 from plugin_accel.conversion.fusion import engine_of
-from tests.fusion.test_forms import B, Layers, N, grid
+from tests.fusion.base import B, Layers, N, grid
 
 FACTOR = 1.0
 SETTINGS = {"offset": [0.0, 0.0]}

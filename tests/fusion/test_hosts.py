@@ -11,8 +11,8 @@ from torch import nn
 
 import plugin_accel
 from plugin_accel.conversion.fusion import engine_of
+from tests.fusion.base import B, N, T, grid
 from tests.fusion.comparison import assert_same, step
-from tests.fusion.test_forms import B, N, T, grid
 
 
 class Sinabs(nn.Module):

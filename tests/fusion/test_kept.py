@@ -15,8 +15,8 @@ from torch import nn
 
 import plugin_accel
 from plugin_accel.conversion.fusion import engine_of
+from tests.fusion.base import B, Layers, N, T, grid
 from tests.fusion.comparison import assert_same, step, tensors
-from tests.fusion.test_forms import B, Layers, N, T, grid
 
 
 class Loop(Layers):

@@ -12,7 +12,7 @@ from plugin_accel.conversion.fusion import engine_of
 from tests.fusion.comparison import assert_same, step
 from tests.fusion.nets import build, data, draw_net, forget_instances
 
-NETS, PORTION = 520, 40
+NETS, PORTION = 500, 50
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

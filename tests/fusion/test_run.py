@@ -12,8 +12,8 @@ from torch import nn
 
 import plugin_accel
 from plugin_accel.conversion.fusion.guards import RUNNER
+from tests.fusion.base import B, N, T, grid
 from tests.fusion.comparison import assert_same, step
-from tests.fusion.test_forms import B, N, T, grid
 
 
 def _sequential(dropouts: int = 1) -> nn.Module:

@@ -275,32 +275,6 @@ def test_large_steps_of_leaky_integrators(name: str) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [nt.LIFRefracCell, nt.LIFAdExRefracCell])
-def test_refractory_cells_compiled(make: Callable[[], Any]) -> None:
-    layer = plugin_accel.convert(make(), strict=True)
-    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)) * 80
-    with torch.no_grad():
-        _, state = layer(x)
-    want, after = layer(x, state)
-    got, ours = torch.compile(layer, backend="aot_eager", fullgraph=True)(x, state)
-    assert torch.equal(got, want) and torch.equal(ours.rho, after.rho) and torch.equal(ours[0].v, after[0].v)
-
-
-@pytest.mark.slow
-def test_compiled_with_explicit_states() -> None:
-    layer = plugin_accel.convert(nt.LIF(), strict=True)
-    x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0)) * 8
-    state = nt.LIFFeedForwardState(torch.zeros(2, 3), torch.zeros(2, 3))
-    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    xa, xb = x.clone().requires_grad_(), x.clone().requires_grad_()
-    want, got = layer(xa, state), compiled(xb, state)
-    assert torch.equal(got[0], want[0]) and torch.equal(got[1].v, want[1].v)
-    want[0].sum().backward()
-    got[0].sum().backward()
-    torch.testing.assert_close(xb.grad, xa.grad)
-
-
 def test_sequences_of_other_layers_are_refused() -> None:
     layer = plugin_accel.convert(nt.LIF(), strict=True)
     with pytest.raises(Refused, match="no kernel for sequences"):
