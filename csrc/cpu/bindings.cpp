@@ -1,4 +1,5 @@
 // Python bindings: addresses, sizes and strides in, nothing of torch. Python owns allocation, checks and autograd.
+// The other parts of the bindings are headers, since pybind11 alone takes seconds to compile in each source.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -6,19 +7,18 @@
 #include <limits>
 #include <stdexcept>
 
+#include "conv_bindings.h"
 #include "dispatch.h"
 #include "dlpack.h"
+#include "egru_bindings.h"
+#include "launch.h"
 #include "parse.h"
 #include "pool.h"
 #include "recurrent.h"
+#include "sparse_bindings.h"
 #include "step.h"
 
 namespace py = pybind11;
-
-void bind_conv(py::module_&);
-void bind_egru(py::module_&);
-void bind_launch(py::module_&);
-void bind_sparse(py::module_&);
 
 namespace {
 
@@ -237,8 +237,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_limit", &pool::limit);
   m.def("pool_kept_bytes", &pool::kept_bytes);
   m.def("pool_used_bytes", &pool::used_bytes);
-  bind_conv(m);
-  bind_egru(m);
-  bind_launch(m);
-  bind_sparse(m);
+  conv_bindings::bind(m);
+  egru_bindings::bind(m);
+  launch::bind(m);
+  sparse_bindings::bind(m);
 }

@@ -1,7 +1,10 @@
 // Bindings of convolutions of spikes: addresses and sizes.
+#pragma once
 #include <pybind11/pybind11.h>
 
 #include "conv.h"
+
+namespace conv_bindings {
 
 namespace py = pybind11;
 
@@ -55,8 +58,10 @@ double density(uintptr_t x, int64_t count, uintptr_t weight, int64_t weights) {
 
 }  // namespace
 
-void bind_conv(py::module_& m) {
+inline void bind(py::module_& m) {
   m.def("conv_density", &density);
   m.def("conv_forward", &forward);
   m.def("conv_backward", &backward);
 }
+
+}  // namespace conv_bindings

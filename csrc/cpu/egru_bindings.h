@@ -1,7 +1,10 @@
 // EGRU's part of the bindings: addresses and sizes as one tuple each, in the order of the struct they fill.
+#pragma once
 #include <pybind11/pybind11.h>
 
 #include "egru.h"
+
+namespace egru_bindings {
 
 namespace py = pybind11;
 
@@ -66,7 +69,9 @@ void backward(bool fp64, const py::tuple& sizes, const py::tuple& numbers, const
 
 }  // namespace
 
-void bind_egru(py::module_& m) {
+inline void bind(py::module_& m) {
   m.def("egru_forward", &forward);
   m.def("egru_backward", &backward);
 }
+
+}  // namespace egru_bindings

@@ -1,4 +1,5 @@
 // The host's side of a CUDA launch: the argument is made ready once, and each call writes addresses into a copy of it.
+#pragma once
 #include "tensors.h"
 
 #include <pybind11/pybind11.h>
@@ -9,6 +10,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+namespace launch {
 
 namespace py = pybind11;
 
@@ -101,9 +104,11 @@ class Launch {
 
 }  // namespace
 
-void bind_launch(py::module_& m) {
+inline void bind(py::module_& m) {
   py::class_<Launch>(m, "Launch")
       .def(py::init<uintptr_t, uintptr_t, unsigned, unsigned, unsigned, py::bytes, std::vector<uint32_t>>())
       .def("run", &Launch::run)
       .def("make", &Launch::make);
 }
+
+}  // namespace launch

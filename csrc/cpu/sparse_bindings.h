@@ -1,9 +1,12 @@
 // The part of the bindings that takes spikes: addresses and sizes.
+#pragma once
 #include <pybind11/pybind11.h>
 
 #include <memory>
 
 #include "sparse.h"
+
+namespace sparse_bindings {
 
 namespace py = pybind11;
 
@@ -26,7 +29,7 @@ sparse::Spikes spikes(int64_t rows, int64_t inputs, uintptr_t offsets, uintptr_t
 
 }  // namespace
 
-void bind_sparse(py::module_& m) {
+inline void bind(py::module_& m) {
   m.def("sparse_sample", [](bool fp64, uintptr_t x, int64_t rows, int64_t inputs, int64_t ld, int64_t wanted) {
     return told(sparse::sample(dense(fp64, x, rows, inputs, ld), wanted));
   });
@@ -79,3 +82,5 @@ void bind_sparse(py::module_& m) {
                                          outputs, at<void>(g_weight), at<void>(g_bias), threads);
         });
 }
+
+}  // namespace sparse_bindings

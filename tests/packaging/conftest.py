@@ -47,6 +47,9 @@ static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, metho
 PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&definition); }
 """
 
+# One host's neurons in place of three: what is compared runs no others, and most of the time goes to them.
+STUBS = {"norse_steps.h": "norse", "snntorch_steps.h": "snn"}
+
 
 def run(*command: str | Path, cwd: Path | None = None, check: bool = True, **variables: str) -> str:
     """Runs a command as from a shell of its own and gives all it prints."""
@@ -143,6 +146,17 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sources(tmp_path: Path) -> Path:
     """The project with a library of a few lines in place of the kernels."""
     return copy_with_tiny_library(tmp_path)
+
+
+@pytest.fixture
+def sinabs_sources(tmp_path: Path) -> Path:
+    """The project with sinabs's kernels alone."""
+    copied = copy_sources(tmp_path / "sources")
+    for name, function in STUBS.items():
+        stub = f"#pragma once\ntemplate <class R> const Kernels* {function}(const Variant&) {{ return nullptr; }}\n"
+        assert f"* {function}(const Variant& v)" in (copied / "csrc/cpu" / name).read_text()
+        (copied / "csrc/cpu" / name).write_text(stub)
+    return copied
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 needs_clang = pytest.mark.skipif(shutil.which("clang++") is None, reason="needs clang++ on PATH")
 CLANG = {"CC": "clang", "CXX": "clang++"}
 
@@ -107,13 +108,21 @@ def test_a_changed_header_is_compiled_in(tiny_sources: Path, build_library: Call
 
 
 @needs_clang
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
+def test_clang_takes_all_kernels(isa: str) -> None:
+    command = ["clang++", "-fsyntax-only", "-std=c++17", "-fopenmp-simd", f"csrc/cpu/kernels_{isa}.cpp"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_clang
 def test_clang_without_openmp_gives_the_same_numbers(
-    sources: Path, regular: Environment, build_library: Callable[..., Path], tmp_path: Path
+    sinabs_sources: Path, regular: Environment, build_library: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The numbers depend neither on the compiler nor on how the work is spread over threads."""
     file, _, _, numbers = regular.ask(RUN_A_LAYER)
-    library = build_library(sources, "clang", PLUGIN_ACCEL_OPENMP="0", **CLANG)
-    shutil.copytree(sources / "plugin_accel", tmp_path / "plugin_accel", ignore=shutil.ignore_patterns("_C.*.so"))
+    library = build_library(sinabs_sources, "clang", PLUGIN_ACCEL_OPENMP="0", **CLANG)
+    shutil.copytree(ROOT / "plugin_accel", tmp_path / "plugin_accel", ignore=shutil.ignore_patterns("_C.*.so"))
     shutil.copy(library, tmp_path / "plugin_accel" / library.name)
     other_file, openmp, compiler, other_numbers = regular.ask(RUN_A_LAYER, PYTHONPATH=str(tmp_path))
     assert other_file != file
