@@ -10,23 +10,14 @@
 
 #include "stream.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#include "begin_avx2.h"
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ISA avx2
 #define PA_EGRU_AVX2
 #include "../conv/tile.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "end_isa.h"
 
 const conv::Kernels* conv::find_avx2() { return avx2::kernels(); }
 #else

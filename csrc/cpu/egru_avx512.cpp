@@ -10,23 +10,14 @@
 
 #include "stream.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
-#endif
+#include "begin_avx512.h"
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ISA avx512
 #define PA_EGRU_AVX512
 #include "../egru/tile_back.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "end_isa.h"
 
 const egru::Kernels* egru::find_avx512(bool fp64) {
   return fp64 ? avx512::kernels<double>() : avx512::kernels<float>();

@@ -6,12 +6,7 @@
 
 #include "stream.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#include "begin_avx2.h"
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ONE_BACKWARD false
@@ -21,11 +16,7 @@
 #define PA_ISA avx2
 #include "instantiate.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "end_isa.h"
 
 const Kernels* find_avx2(const Variant& v) { return avx2::find(v); }
 #else

@@ -6,12 +6,7 @@
 
 #include "stream.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
-#endif
+#include "begin_avx512.h"
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ONE_BACKWARD false
@@ -22,11 +17,7 @@
 #define PA_ISA avx512
 #include "instantiate.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "end_isa.h"
 
 const Kernels* find_avx512(const Variant& v) { return avx512::find(v); }
 #else

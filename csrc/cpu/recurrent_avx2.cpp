@@ -7,22 +7,13 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#include "begin_avx2.h"
 
 #define PA_ISA avx2
 #define PA_EGRU_AVX2
 #include "../recurrent/outer.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "end_isa.h"
 
 const recurrent::Kernels* recurrent::find_avx2() { return avx2::kernels(); }
 #else

@@ -7,22 +7,13 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("fma,avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("fma,avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
-#endif
+#include "begin_avx512.h"
 
 #define PA_ISA avx512
 #define PA_EGRU_AVX512
 #include "../recurrent/outer.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "end_isa.h"
 
 const recurrent::Kernels* recurrent::find_avx512() { return avx512::kernels(); }
 #else

@@ -8,23 +8,14 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+#include "begin_avx2.h"
 
 #define PA_FMA(a, b, c) fma_(a, b, c)
 #define PA_ISA avx2
 #define PA_EGRU_AVX2
 #include "../sparse/rows.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#include "end_isa.h"
 
 const sparse::Kernels* sparse::find_avx2(bool fp64) { return fp64 ? avx2::kernels<double>() : avx2::kernels<float>(); }
 #else
