@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from .fake import FakeDevice, Plugin
 def quiet_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the tests' kernels out of the user's cache."""
     monkeypatch.setenv("PLUGIN_ACCEL_CACHE", str(tmp_path / "kernels"))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Emulated kernels: compiled once, also when tests run in several processes."""
+    shared = tmp_path_factory.getbasetemp()
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "emulated"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")

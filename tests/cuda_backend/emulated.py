@@ -67,18 +67,19 @@ class EmulatedDevice:
         digest = sha256((text + cuda_source.headers_digest() + HEADER.read_text()).encode()).hexdigest()[:32]
         library = self.folder / f"{digest}.so"
         if not library.exists():
-            path = self.folder / f"{digest}.cpp"
+            mine = f"{digest}.{os.getpid()}"  # other processes compile into this folder, too
+            path, part = self.folder / f"{mine}.cpp", self.folder / f"{mine}.part"
             path.write_text(text)
             includes = [f"-I{cuda_source.folder()}"]
             made = subprocess.run(
-                [COMPILER or "g++", *FLAGS, *includes, str(path), "-o", f"{library}.part"],
+                [COMPILER or "g++", *FLAGS, *includes, str(path), "-o", str(part)],
                 capture_output=True,
                 text=True,
                 check=False,
             )
             if made.returncode:
                 raise BackendError(made.stderr)
-            os.replace(f"{library}.part", library)
+            os.replace(part, library)
         loaded = ctypes.CDLL(str(library))
         loaded.call_size.restype = ctypes.c_int64
         size = loaded.call_size()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +27,9 @@ emulated = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emula
 
 
 @pytest.fixture(scope="module")
-def name(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def name(folder: Path) -> Iterator[str]:
     """Of a backend that runs the kernels on the host."""
-    backend = CudaBackend(EmulatedDevice(tmp_path_factory.mktemp("egru")))
+    backend = CudaBackend(EmulatedDevice(folder))
     backend.name = "emulated"
 
     plugin = Plugin(backend)

@@ -30,11 +30,6 @@ SIZES = [(3, 37, 31), (1, 7, 1), (2, 0, 5), (1, 1, 33), (150, 9, 2), (2, 32, 8),
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("emulated")
-
-
-@pytest.fixture(scope="module")
 def narrow(folder: Path) -> CudaBackend:
     """One column per thread."""
     return CudaBackend(EmulatedDevice(folder))
