@@ -151,6 +151,7 @@ def tiny_sources(tmp_path: Path) -> Path:
 @pytest.fixture
 def sinabs_sources(tmp_path: Path) -> Path:
     """The project with sinabs's kernels alone."""
+    (tmp_path / "sources").mkdir()
     copied = copy_sources(tmp_path / "sources")
     for name, function in STUBS.items():
         stub = f"#pragma once\ntemplate <class R> const Kernels* {function}(const Variant&) {{ return nullptr; }}\n"
