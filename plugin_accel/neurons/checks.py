@@ -111,7 +111,8 @@ def check_backward(
     _params(neuron, config, params, shape, kept)
     names = neuron.states(config)
     _count("wanted", wanted, ("x", *names, *neuron.params(config)))
-    results = [("out", kept.shape), ("mean", ()), *((n, shape) for n in names), ("kept", kept.shape)]
+    mean: tuple[int, ...] = () if neuron.gives_mean(config) else (0,)  # as the op has it, which always gives one
+    results = [("out", kept.shape), ("mean", mean), *((n, shape) for n in names), ("kept", kept.shape)]
     results += [(f"record of {n}", kept.shape) for n in names] if len(grads) > len(results) else []
     _count("gradients", grads, [name for name, _ in results])
     for (name, expected), g in zip(results, grads, strict=True):

@@ -125,9 +125,8 @@ def register(neuron: Neuron) -> None:
         if kernels.saves_input:
             check_saved(x)
         saved = Saved(x, kept, tuple(first), tuple(params))
-        incoming = Incoming(
-            grads[0], grads[1], tuple(grads[2 : 2 + states]), grads[2 + states], tuple(grads[3 + states :])
-        )
+        mean = grads[1] if neuron.gives_mean(decoded) else None
+        incoming = Incoming(grads[0], mean, tuple(grads[2 : 2 + states]), grads[2 + states], tuple(grads[3 + states :]))
         want = Wanted(wanted[0], tuple(wanted[1 : 1 + states]), tuple(wanted[1 + states :]))
         g = kernels.backward(neuron, decoded, saved, incoming, want, None)
         layout = layout_of(kept, decoded.time_dim)
