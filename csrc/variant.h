@@ -17,7 +17,8 @@ enum NeuronKind {
   kNorseRefrac,
   kNorseAdExRefrac,
   kNorseMcRefrac,
-  kNorseCoba
+  kNorseCoba,
+  kSnnDelta
 };
 
 // What is decided at compile time for one neuron. options, by family:

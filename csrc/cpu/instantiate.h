@@ -30,7 +30,7 @@ namespace PA_ISA {
 
 template <class R>
 const Kernels* family(const Variant& v) {
-  if (v.neuron >= kNorseLif) return norse<R>(v);
+  if (v.neuron >= kNorseLif && v.neuron <= kNorseCoba) return norse<R>(v);
   return v.neuron == kSinabsLif || v.neuron == kSinabsAlif ? sinabs<R>(v) : snn<R>(v);
 }
 

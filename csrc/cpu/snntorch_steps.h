@@ -1,6 +1,7 @@
 // The steps of snnTorch, by reset and delay.
 #pragma once
 #include "../neurons/snntorch_alpha.h"
+#include "../neurons/snntorch_delta.h"
 #include "../neurons/snntorch_parallel.h"
 #include "../neurons/snntorch_synaptic.h"
 #include "entry.h"
@@ -43,6 +44,8 @@ const Kernels* snn(const Variant& v) {
       return delay ? snn_delayed<SnnLapicqueStep, R>(reset) : nullptr;
     case kSnnSynaptic:
       return snn_either<SnnSynaptic, R>(reset, delay);
+    case kSnnDelta:
+      return &Entry<SnnDelta<R>, true, false>::kernels;
     case kSnnParallel:
       return &Entry<SnnParallel<R>, false>::kernels;
     case kSnnAlpha:

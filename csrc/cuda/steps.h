@@ -15,6 +15,7 @@
 #include "../neurons/sinabs_alif.h"
 #include "../neurons/sinabs_lif.h"
 #include "../neurons/snntorch_alpha.h"
+#include "../neurons/snntorch_delta.h"
 #include "../neurons/snntorch_parallel.h"
 #include "../neurons/snntorch_synaptic.h"
 // clang-format on
@@ -37,6 +38,8 @@ template <class R, int A, int B, int C>
 struct StepOf<kSnnAlpha, R, A, B, C> : SnnAlpha<R, A, B != 0> {};
 template <class R, int A, int B, int C>
 struct StepOf<kSnnParallel, R, A, B, C> : SnnParallel<R> {};
+template <class R, int A, int B, int C>
+struct StepOf<kSnnDelta, R, A, B, C> : SnnDelta<R> {};
 template <class R, int A, int B, int C>
 struct StepOf<kNorseLif, R, A, B, C> : NorseLif<R, A> {};
 template <class R, int A, int B, int C>

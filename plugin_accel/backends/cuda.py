@@ -28,7 +28,8 @@ from plugin_accel.neurons.prepared import PreparedSequence, PreparedStep
 
 NEURONS = frozenset(
     {"sinabs_lif", "sinabs_alif"}
-    | {"snntorch_leaky", "snntorch_lapicque", "snntorch_synaptic", "snntorch_alpha", "snntorch_parallel"}
+    | {"snntorch_leaky", "snntorch_lapicque", "snntorch_synaptic", "snntorch_alpha"}
+    | {"snntorch_parallel", "snntorch_delta"}
     | {"norse_lif", "norse_box", "norse_adex", "norse_lsnn", "norse_izhikevich", "norse_refrac"}
     | {"norse_adex_refrac", "norse_mc_refrac", "norse_coba"}
 )

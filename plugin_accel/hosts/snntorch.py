@@ -14,6 +14,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.hosts import snntorch_delta as sd
 from plugin_accel.hosts import snntorch_layers as sl
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.fallbacks import last_fallback, refused
@@ -140,6 +141,7 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     snn.Alpha: Alpha,
     snn.RLeaky: RLeaky,
     snn.RSynaptic: RSynaptic,
+    snn.DeltaLeaky: sd.DeltaLeaky,
     snn.StateLeaky: sl.StateLeaky,
     snn.LinearLeaky: sl.LinearLeaky,
     snn.LeakyParallel: sl.LeakyParallel,
@@ -153,6 +155,7 @@ _FORMS: dict[type[nn.Module], Form] = {
     Alpha: _ALPHA,
     RLeaky: _RLEAKY,
     RSynaptic: _RSYNAPTIC,
+    sd.DeltaLeaky: sd.DELTA,
 }
 
 
@@ -170,7 +173,7 @@ def sequence(
     """All time steps of a layer at once; see `plugin_accel.hosts.sequences`."""
     layer: Any = module
     form = _form(module)
-    if form is None:
+    if form is None or form is sd.DELTA:  # its states are a tuple in a call's arguments and results
         raise Refused(f"{type(module).__name__} has no kernel for sequences")
     count = len(form.states)  # a layer with hidden states may return none of them
     record = (*record, *[False] * count)[:count]
@@ -185,7 +188,7 @@ def sequence(
 
 def has_sequence(module: nn.Module) -> bool:
     """Whether `sequence` knows this layer, which is converted."""
-    return any(cls in _FORMS for cls in type(module).__mro__)
+    return any(cls in _FORMS and cls is not sd.DeltaLeaky for cls in type(module).__mro__)
 
 
 @cache
@@ -202,8 +205,6 @@ def classes() -> Mapping[type[nn.Module], type[nn.Module]]:
 
 def why_left(module: nn.Module) -> str | None:
     """Why a layer's class has no accelerated version, if there is more to say than that."""
-    if type(module) is snn.DeltaLeaky:
-        return "DeltaLeaky fires on changes of the membrane, for which there is no kernel"
     if type(module) is snn.AssociativeLeaky:
         return "AssociativeLeaky is made of matrix products and cumulative products, which torch runs as they are"
     return _different().get(type(module))

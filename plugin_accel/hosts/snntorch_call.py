@@ -42,6 +42,7 @@ class Form:
         low: An input of 16 bits gives the same roundings when it is computed in fp32.
         direct: Names of the parameters in the kernels' order that are the layer's own tensors as they are.
         computed_from: Names of the tensors of which `params` makes the parameters before and after those, if it does.
+        graded: Threshold and graded factor are parameters between those, and the layer's own tensors.
     """
 
     neuron: Neuron
@@ -54,6 +55,7 @@ class Form:
     low: bool = False
     direct: tuple[str, ...] = ()
     computed_from: tuple[str, ...] = ()
+    graded: bool = True
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -120,11 +122,11 @@ def first_states(
         raise Refused("states are given to a layer with init_hidden=True")
     found: list[Tensor | None] = []
     for name, argument in zip(names, given, strict=True):
-        state = layer._buffers.get(name)
-        if state is None:
+        if name not in layer._buffers:
             raise Refused(f"state {name} is not a buffer of the layer")
-        if argument is not None:
-            state = argument
+        state = layer._buffers[name] if argument is None else argument
+        if state is None:
+            raise Refused(f"state {name} is None")
         if type(state) is not Tensor and not torch.compiler.is_compiling():
             raise Refused(f"state {name} is a {type(state).__name__}")
         if state.device != x.device:
@@ -209,7 +211,7 @@ def call(
         spikes = spikes_by(
             layer.spike_grad, membranes, threshold, graded, None if options.reset == "none" else spikes, time_dim
         )
-    if not options.spikes_learn and not graded.requires_grad:
+    if not options.spikes_learn and not (form.graded and graded.requires_grad):
         spikes = spikes.detach()
     if options.inhibition:
         assert result.kept is not None
@@ -229,9 +231,10 @@ def parameters(
     """The layer's parameters in the kernels' order, without a recurrent input."""
     before, after = form.params(layer)
     names = [n for n in form.neuron.kernel_params if n != "recurrent"]
+    own = (layer.threshold, graded) if form.graded else ()
     return [
         as_param({"graded": "graded_spikes_factor"}.get(n, n), p, x, dtype, shape)
-        for n, p in zip(names, (*before, layer.threshold, graded, *after), strict=True)
+        for n, p in zip(names, (*before, *own, *after), strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ _OPTIONS: dict[str, list[dict[str, Any]]] = {
     "Synaptic": [{"alpha": 0.6, "beta": 0.8, "reset_delay": delay} for delay in (True, False)],
     "Alpha": [{"alpha": 0.8, "beta": 0.6}],
     "RLeaky": [{"beta": 0.8, "all_to_all": False, "V": 0.3}],
+    "DeltaLeaky": [{"beta": 1.1, "delta_threshold": 0.4, "init_hidden": True}],
     "RSynaptic": [{"alpha": 0.6, "beta": 0.8, "all_to_all": False, "V": 0.3}],
 }
 
@@ -29,7 +30,8 @@ def _states(layer: Any, x: Tensor) -> list[Tensor]:
     """What a layer gives for some steps, states included, and its buffers after them."""
     found: list[Tensor] = []
     for x_t in x.unbind(0):
-        found += layer(x_t)
+        for made in layer(x_t):
+            found += made if isinstance(made, tuple) else (made,)  # DeltaLeaky's states are a tuple
     return [*found, *(layer._buffers[name] for name in ("mem", "syn", "spk", "syn_exc") if name in layer._buffers)]
 
 

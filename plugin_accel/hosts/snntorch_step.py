@@ -193,7 +193,7 @@ def _finished(form: Form, layer: Any, options: so.Options, run: Callable[..., An
             except Refused:
                 del _plans[layer]
                 raise
-        elif not options.spikes_learn and not layer.graded_spikes_factor.requires_grad:
+        elif not options.spikes_learn and not (form.graded and layer.graded_spikes_factor.requires_grad):
             spikes = spikes.detach()
         return (spikes, *made[1:])
 

@@ -15,6 +15,7 @@ from plugin_accel.neurons.sinabs_config import SinabsConfig
 from plugin_accel.neurons.sinabs_lif import SINABS_LIF
 from plugin_accel.neurons.snntorch_alpha import SNNTORCH_ALPHA
 from plugin_accel.neurons.snntorch_config import SnnTorchConfig
+from plugin_accel.neurons.snntorch_delta import SNNTORCH_DELTA
 from plugin_accel.neurons.snntorch_leaky import SNNTORCH_LAPICQUE, SNNTORCH_LEAKY
 from plugin_accel.neurons.snntorch_parallel import SNNTORCH_PARALLEL
 from plugin_accel.neurons.snntorch_synaptic import SNNTORCH_SYNAPTIC
@@ -36,6 +37,7 @@ _NEURONS = (
     NORSE_ADEX_REFRAC,
     NORSE_MC_REFRAC,
     NORSE_COBA,
+    SNNTORCH_DELTA,
 )
 
 ALL: dict[str, Neuron] = {n.name: n for n in _NEURONS}
@@ -58,6 +60,7 @@ __all__ = [
     "SINABS_ALIF",
     "SINABS_LIF",
     "SNNTORCH_ALPHA",
+    "SNNTORCH_DELTA",
     "SNNTORCH_LAPICQUE",
     "SNNTORCH_LEAKY",
     "SNNTORCH_PARALLEL",

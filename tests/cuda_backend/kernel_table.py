@@ -16,6 +16,7 @@ from plugin_accel.neurons import (
     SINABS_ALIF,
     SINABS_LIF,
     SNNTORCH_ALPHA,
+    SNNTORCH_DELTA,
     SNNTORCH_LAPICQUE,
     SNNTORCH_LEAKY,
     SNNTORCH_PARALLEL,
@@ -55,6 +56,7 @@ def steps() -> Iterator[tuple[Neuron, Config]]:
                 yield neuron, SnnTorchConfig(reset=reset, delay=delay, surrogate=ATAN)
         yield neuron, SnnTorchConfig(reset="none", surrogate=ATAN)
     yield SNNTORCH_PARALLEL, SnnTorchConfig(reset="none", surrogate=ATAN)
+    yield SNNTORCH_DELTA, SnnTorchConfig(reset="none", surrogate=ATAN)
     for name, kinds in KINDS.items():
         for kind in kinds:
             spikes = kind not in ("li", "li_box")

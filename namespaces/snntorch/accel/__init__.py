@@ -10,6 +10,7 @@ from snntorch import *  # the names differ between versions of snntorch
 
 from plugin_accel import convert, converted, report, restore, use_backend
 from plugin_accel.hosts.snntorch import Alpha, Lapicque, Leaky, RLeaky, RSynaptic, Synaptic
+from plugin_accel.hosts.snntorch_delta import DeltaLeaky
 from plugin_accel.hosts.snntorch_layers import SLSTM, LeakyParallel, LinearLeaky, SConv2dLSTM, StateLeaky
 
 
