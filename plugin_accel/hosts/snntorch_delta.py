@@ -7,7 +7,7 @@ options it reads `beta`, `spike_grad` and `init_hidden` alone.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import snntorch as snn
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from plugin_accel.hosts import snntorch_options as so
-from plugin_accel.hosts.constants import beside
 from plugin_accel.hosts.fallbacks import refused
+from plugin_accel.hosts.inputs import number
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import FP32, FP64, Form, call
 from plugin_accel.hosts.snntorch_params import Params
@@ -25,25 +25,21 @@ from plugin_accel.neurons import SNNTORCH_DELTA
 from plugin_accel.neurons.layout import STEP
 
 
-@lru_cache(maxsize=256)
-def _number(value: float, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # what is kept here must do for training too
-        return torch.tensor(value, dtype=dtype, device="cpu")
-
-
 def _beta_and_threshold(dtype: torch.dtype, layer: Any) -> Params:
     beta, threshold = layer.beta, layer.delta_threshold
     if type(threshold) is not float and type(threshold) is not int:
         raise Refused(f"delta_threshold is a {type(threshold).__name__}")
     if not isinstance(beta, Tensor):
         raise Refused(f"beta is a {type(beta).__name__}")
-    return (beta,), (beside(_number(float(threshold), dtype), beta.device),)
+    return (beta,), (number(float(threshold), dtype, beta.device),)
 
 
 class _DeltaForm(Form):
     def options(self, layer: Any) -> so.Options:
         """The layer's options as they are now: there is no reset, and nothing else of Leaky's has an effect."""
         options = so.without_reset(layer.spike_grad, False)
+        if options.called and torch.compiler.is_compiling():
+            raise Refused("spike_grad has no kernel")
         if options.called and not options.reasons:
             name = getattr(layer.spike_grad, "__qualname__", type(layer.spike_grad).__qualname__)
             return replace(options, reasons=(f"spike_grad {name} has no kernel",))
@@ -54,18 +50,22 @@ DELTA = _DeltaForm(SNNTORCH_DELTA, ("mem",), (0,), partial(_beta_and_threshold, 
 _QUICK = replace(DELTA, params=partial(_beta_and_threshold, FP32), computed_from=("delta_threshold",))
 
 
-def _states(layer: Any, x: Tensor, state: Any) -> tuple[Tensor, Tensor | None]:
+def _states(layer: Any, x: Any, state: Any) -> tuple[Tensor, Tensor | None]:
     """The membrane before the step, and what of it is an argument."""
+    given: Tensor | None = None
     if layer.init_hidden:
-        if layer.mem is None:  # as the host does; should the call be refused, the host finds what it would have made
-            layer.mem, layer.mem_prev = torch.zeros_like(x), torch.zeros_like(x)
-        mem, given = layer.mem, None
+        mem = layer._buffers.get("mem")
+        if mem is None:  # as the host does; should the call be refused, the host finds what it would have made
+            mem = layer.mem = torch.zeros_like(x)
+            layer.mem_prev = torch.zeros_like(x)
     else:
-        if type(state) not in (tuple, list) or len(state) != 2:
+        if type(state) is not tuple or len(state) != 2:
             raise Refused(f"mem is a {type(state).__name__}, not a tuple of two states")
         mem = given = torch.zeros_like(x) if state[0] is None else state[0]
-    if not isinstance(mem, Tensor) or mem.shape != x.shape:
-        raise Refused("the membrane is not of the input's shape")
+    if type(mem) is not Tensor and not torch.compiler.is_compiling():
+        raise Refused(f"the membrane is a {type(mem).__name__}")
+    if mem.shape != x.shape:
+        raise Refused(f"the membrane has shape {tuple(mem.shape)}, the input {tuple(x.shape)}")
     return mem, given
 
 
@@ -78,7 +78,11 @@ def _step(layer: Any, x: Any, state: Any) -> Any:
         spikes, (mem,), _ = call(DELTA, layer, x, (given,), STEP)
     else:
         spikes, mem = made
-    layer.mem_prev = before
+    own = layer.__dict__
+    if "mem_prev" in own:  # what torch's own assignment would come to, after a look at all that it could be
+        own["mem_prev"] = before
+    else:
+        layer.mem_prev = before
     return spikes, (mem, before)
 
 

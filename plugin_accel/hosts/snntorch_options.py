@@ -213,7 +213,8 @@ def _mechanism_differs(layer: Any) -> str | None:
 
 def without_reset(spike_grad: Callable[..., Any], quantised: bool) -> Options:
     """The options of a layer that has neither states nor a reset."""
-    return _options(spike_grad, _NO_RESET, True, False, quantised, False, "zero_after")
+    make = _constant_options if torch.compiler.is_compiling() else _options
+    return make(spike_grad, _NO_RESET, True, False, quantised, False, "zero_after")
 
 
 def config(options: Options, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:
