@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -68,12 +68,14 @@ def assert_same(want: tuple[list[Tensor], list[Tensor]], got: tuple[list[Tensor]
 @pytest.mark.parametrize("carried", ["none", "given", "hidden"])
 def test_steps_equal_the_hosts(carried: str, dtype: torch.dtype, backend: str) -> None:
     torch.manual_seed(0)
-    betas: list[Callable[[int], Any]] = [lambda n: 0.9, lambda n: torch.rand(n) * 2 - 0.5, lambda n: torch.tensor([1.3])]
-    for shape, beta, learn in itertools.product([(5,), (3, 70), (2, 3, 4, 4)], betas, [False, True]):
-        layers = both(beta=beta(shape[-1]), learn_beta=learn, delta_threshold=0.45, init_hidden=carried == "hidden")
+    shapes, sizes = [(5,), (3, 70), (2, 3, 4, 4)], ["number", "one", "neuron"]
+    for shape, size, learn in itertools.product(shapes, sizes, [False, True]):
+        beta = 0.9 if size == "number" else torch.rand(shape[-1] if size == "neuron" else 1) * 2 - 0.5
+        layers = both(beta=beta, learn_beta=learn, delta_threshold=0.45, init_hidden=carried == "hidden")
         x = torch.randn(6, *shape, dtype=dtype)
         x[2, ..., 0] = 0  # with beta = 1 or a membrane of zero: a change of zero, which has no gradient
-        first = (torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)) if carried == "given" else (None,) * 2
+        given = (torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype))
+        first = given if carried == "given" else (None, None)
         want = play(layers[0].to(dtype), x, first)
         with plugin_accel.use_backend(backend):
             assert_same(want, play(layers[1].to(dtype), x, first))
@@ -173,24 +175,26 @@ def test_report_restore_and_namespace() -> None:
 
 
 class Net(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, hidden: bool) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.fc, self.lif = nn.Linear(4, 6), snn.Leaky(0.8)
-        self.delta = snn.DeltaLeaky(beta=0.9, delta_threshold=0.3)
+        self.delta = snn.DeltaLeaky(beta=0.9, delta_threshold=0.3, init_hidden=hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        mem, state, out = self.lif.init_leaky(), (None, None), []
+        mem, state, out = self.lif.init_leaky(), self.delta.reset_mem(), []
         for x_t in x.unbind(0):
             spikes, mem = self.lif(self.fc(x_t), mem)
-            spikes, state = self.delta(spikes, state)
+            spikes, state = self.delta(spikes) if self.delta.init_hidden else self.delta(spikes, state)
             out += [spikes, *state]
         return torch.stack(out)
 
 
-def test_a_loop_under_time_fusion_gives_the_same() -> None:
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_loop_under_time_fusion_gives_the_same(hidden: bool) -> None:
     x, seen = torch.randn(7, 3, 4), []
-    for net in (Net(), plugin_accel.convert(Net(), fuse_time=True)):
+    fast = plugin_accel.convert(Net(hidden), fuse_time=True)
+    for net in (Net(hidden), fast):
         for _ in range(4):
             out = net(x)
             net.zero_grad()
@@ -200,3 +204,24 @@ def test_a_loop_under_time_fusion_gives_the_same() -> None:
         assert torch.equal(run[0], seen[0][0])
         for a, b in zip(run[1:], seen[0][1:], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    root = plugin_accel.report(fast).rows[0]
+    assert root.status == "unfused" and root.reasons
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_compiled_graphs(learned: bool) -> None:
+    x, seen = torch.randn(4, 2, 3), []
+    for layer in both(beta=0.9, delta_threshold=0.4, learn_beta=learned):
+
+        def loop(x: Tensor, layer: Any = layer) -> tuple[Tensor, ...]:
+            state, out = (None, None), []
+            for x_t in x.unbind(0):
+                spikes, state = layer(x_t, state)
+                out.append(spikes)
+            return (torch.stack(out), *state)
+
+        leaf = x.clone().requires_grad_()
+        ours = isinstance(layer, host.sd.DeltaLeaky)
+        made = (torch.compile(loop, backend="aot_eager", fullgraph=True) if ours else loop)(leaf)
+        seen.append((list(made), list(torch.autograd.grad(made[0].sum() + made[1].sum(), leaf))))
+    assert_same(*seen)
