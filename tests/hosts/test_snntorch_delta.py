@@ -139,7 +139,7 @@ def test_changes_between_calls_are_seen() -> None:
         ({"x": torch.randn(2, 3).half()}, "input is torch.float16"),
         ({"mem": torch.randn(3)}, "the membrane has shape (3,), the input (2, 3)"),
     ],
-    ids=str,
+    ids=["a function", "a callable", "a threshold of tensors", "16 bits", "a membrane of another shape"],
 )
 def test_what_is_left_to_the_host(change: dict[str, Any], reason: str) -> None:
     options = {"spike_grad": None, "delta_threshold": 0.4, "x": torch.randn(2, 3), "mem": None} | change
