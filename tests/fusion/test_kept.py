@@ -286,9 +286,22 @@ class SharedMemory(Memory):
         kept[1][:, t] = spk1 + before.sum()
 
 
+class Shared(Loop):
+    """NumPy writes into the memory of a tensor that was the same at each call."""
+
+    def begin(self, x):
+        scale = torch.ones(T)
+        scale.numpy()[:] = 0.5
+        return scale
+
+    def end(self, kept, last):
+        return last * kept.sum()
+
+
 @pytest.mark.parametrize(
     ("form", "reason"),
     [
+        (Shared, "reads values"),
         (TwoNames, "keeps a list or dict in two places"),
         (Nudged, "in place"),
         (Broadcast, "in place"),

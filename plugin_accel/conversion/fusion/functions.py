@@ -18,6 +18,7 @@ __all__ = [
     "PER_SAMPLE",
     "QUESTIONS",
     "RESHAPES",
+    "VALUES",
     "name_of",
     "plain",
 ]
@@ -86,6 +87,9 @@ DYNAMIC = frozenset(
 
 # What they make is known from their arguments alone.
 CONSTANT = frozenset(["zeros", "ones", "full", "eye", "arange", "linspace", "logspace", "scalar_tensor", "tensor"])
+
+# They give Python values and nothing that shares the tensor's memory.
+VALUES = frozenset(["item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__complex__", "equal"])
 
 # Of the tensor, only its description matters.
 LIKE = frozenset(

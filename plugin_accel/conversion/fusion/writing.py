@@ -67,7 +67,7 @@ class Writer:
                 return  # the same tensors again: `.to()` of what is there already, a switch that is off
             if name in ("__eq__", "__ne__", "eq", "ne") and any(leaf is None for leaf in leaves):
                 return
-            if all(self._is_constant(leaf) for leaf in leaves if isinstance(leaf, Tensor)):
+            if name in functions.VALUES and all(self._is_constant(t) for t in leaves if isinstance(t, Tensor)):
                 return  # what is read is the same at each call
             raise Unfusable(f"reads values of a tensor into Python ({name})")
         if kind == "call" and len(fresh) != sum(isinstance(out, Tensor) for out in outs):
