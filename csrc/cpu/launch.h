@@ -54,15 +54,15 @@ class Launch {
     return launch(stream, call);
   }
 
-  // A launch whose last addresses are those of new tensors like `models`, which it gives back; the driver's answer if
-  // that is not 0.
-  py::object make(uintptr_t stream, const py::list& inputs, const py::tuple& models) const {
-    const size_t given = inputs.size(), made = models.size();
+  // A launch whose last addresses are those of new tensors of these `kinds`, which it gives back; the driver's answer
+  // if that is not 0.
+  py::object make(uintptr_t stream, const py::list& inputs, const py::tuple& kinds) const {
+    const size_t given = inputs.size(), made = kinds.size();
     Call call = blank(given + made);
     py::tuple tensors(made);
     for (size_t i = 0; i < made; ++i) {
       const auto at = static_cast<Py_ssize_t>(i);
-      PyTuple_SET_ITEM(tensors.ptr(), at, tensors::empty_like(PyTuple_GET_ITEM(models.ptr(), at)).release().ptr());
+      PyTuple_SET_ITEM(tensors.ptr(), at, tensors::empty_strided(PyTuple_GET_ITEM(kinds.ptr(), at)).release().ptr());
       call.word[words_[given + i]] = address(PyTuple_GET_ITEM(tensors.ptr(), at));
     }
     for (size_t i = 0; i < given; ++i)

@@ -21,7 +21,7 @@ py::object checked(PyObject* made) {
 namespace {
 
 struct Names {
-  PyObject *float32, *tensor, *comparison, *empty, *threads, *is_wrapped;
+  PyObject *float32, *tensor, *comparison, *empty, *strided, *threads, *is_wrapped;
   PyObject *data_ptr, *dtype, *is_cpu, *device, *shape, *is_contiguous, *is_neg, *requires_grad, *contiguous,
       *resolve_neg;
   PyObject *grad_enabled, *to_save, *materialize_grads, *made_by, *saved_tensors, *needs_input_grad, *numel,
@@ -76,6 +76,7 @@ void load() {
                     of("Tensor"),
                     own_comparison(),
                     of("empty_like"),
+                    of("empty_strided"),
                     of("get_num_threads"),
                     wrapped,
                     word("data_ptr"),
@@ -167,6 +168,15 @@ py::object Like::make(void*& into) const {
 py::object empty_like(PyObject* tensor) {
   PyObject* arguments[] = {tensor};
   return checked(PyObject_Vectorcall(names->empty, arguments, 1, nullptr));
+}
+
+py::object empty_strided(PyObject* kind) {
+  if (!PyTuple_Check(kind) || PyTuple_GET_SIZE(kind) != 4)
+    throw py::type_error("expected (shape, strides, dtype, device) of a tensor to make");
+  static PyObject* keywords = py::make_tuple("dtype", "device").release().ptr();
+  PyObject* arguments[4];
+  for (Py_ssize_t i = 0; i < 4; ++i) arguments[i] = PyTuple_GET_ITEM(kind, i);
+  return checked(PyObject_Vectorcall(names->strided, arguments, 2, keywords));
 }
 
 py::object readable(const py::handle& t, void*& into) {

@@ -15,6 +15,7 @@ void load();  // looks the names up, once; called before anything else here
 void* data_ptr(PyObject* tensor);                                   // t.data_ptr(), of any device
 void* data(PyObject* tensor);                                       // the same on the CPU, the quickest way
 pybind11::object empty_like(PyObject* tensor);                      // torch.empty_like(t)
+pybind11::object empty_strided(PyObject* kind);                     // of (shape, strides, dtype, device)
 pybind11::object readable(const pybind11::handle& t, void*& data);  // t, or a dense copy
 int64_t count(PyObject* tensor);                                    // t.numel()
 int threads();                                                      // torch.get_num_threads()

@@ -34,8 +34,8 @@ class _Way(NamedTuple):
     """Sums of one parameter, in bytes."""
     reductions: list[tuple[Launch, list[int]]]
     """Second passes, and the numbers of the sums that each takes."""
-    models: tuple[Tensor, ...] | None
-    """Of all that the first launch writes, where that can be made by the launch itself."""
+    written: tuple[cc.Memory, ...]
+    """By the first launch, but for sums."""
 
 
 class BackwardPlan:
@@ -141,9 +141,9 @@ class BackwardPlan:
             fields.address(*[slot in summed for slot in range(len(fixed.slots))], scratch is not None)
             run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
         written = [*([self._g_x] if self._g_x else []), *[self._g_state for want in wanted.first if want]]
-        models = None if slots else cc.models([*written, *([scratch] if scratch else [])])
-        made = _Way(run, sums, scratch, each * torch.float64.itemsize, self._reductions(blocks), models)
-        if run and models is not None and not (self._wide or self._copies):
+        written += [scratch] if scratch else []
+        made = _Way(run, sums, scratch, each * torch.float64.itemsize, self._reductions(blocks), tuple(written))
+        if run and not (slots or self._wide or self._copies):
             self._quick = made
         return self._ways.setdefault(width, made)
 
@@ -163,14 +163,13 @@ class BackwardPlan:
 
     def _run_quick(self, way: _Way, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
         assert way.run is not None
-        assert way.models is not None
         given = [saved.params[i] for i in self._order]
         if saved.x is not None:
             given.append(saved.x)
         given.append(saved.kept)
         later = (dspike_dv, grads.out, grads.kept, *grads.records, *grads.last, grads.mean)
         given += [t for t in (*saved.first, *later) if t is not None]
-        made = iter(way.run.make(given, way.models))
+        made = iter(way.run.make(given, way.written))
         g_x = None if self._g_x is None else next(made)
         g_first = tuple([next(made) if want else None for want in self._wanted.first])
         return Gradients(g_x, g_first, tuple([g_x if same else None for same in self._alike]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,33 +121,17 @@ class Parameter:
         return ("columns", 1, outer * inner) if self.by_outer else ("columns", outer, inner)
 
 
-class Memory:
-    """Makes tensors of one shape, quickly.
+class Memory(NamedTuple):
+    """What `torch.empty_strided` takes: plans hold no memory of the GPU, which may be a graph's own."""
 
-    A tensor of one value stands for the shape and costs no memory; `empty_like` is the quickest way to another.
-    """
-
-    def __init__(self, shape: Shape, strides: Shape, dtype: torch.dtype, device: torch.device) -> None:
-        self.device = device
-        self._shape, self._strides, self._dtype = shape, strides, dtype
-        self.model: Tensor | None = None
-        """What `empty_like` makes such tensors of; None where it does not."""
-        if strides == contiguous_strides(shape):
-            with torch.inference_mode(False):
-                self.model = torch.empty((), dtype=dtype, device=device).expand(shape)
+    shape: Shape
+    strides: Shape
+    dtype: torch.dtype
+    device: torch.device
 
     def make(self) -> Tensor:
         """Uninitialised memory."""
-        if self.model is not None:
-            return torch.empty_like(self.model)
-        return torch.empty_strided(self._shape, self._strides, dtype=self._dtype, device=self.device)
-
-
-def models(memories: Iterable[Memory]) -> tuple[Tensor, ...] | None:
-    """What a launch makes its outputs of; None where it cannot make all of them."""
-    found = [m.model for m in memories]
-    there = tuple([model for model in found if model is not None])
-    return there if len(there) == len(found) else None
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
 
 
 def sequences(layout: Layout, dtype: torch.dtype, device: torch.device) -> Memory:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plugin_accel import _C
 from plugin_accel.backends import cuda_cache, cuda_compile
-from plugin_accel.backends.cuda_call import Packed
+from plugin_accel.backends.cuda_call import Memory, Packed
 from plugin_accel.backends.cuda_source import KERNEL, Source
 from plugin_accel.errors import BackendError
 
@@ -23,8 +23,8 @@ class Launch(Protocol):
         """With the addresses of its argument."""
         ...
 
-    def make(self, inputs: list[Tensor], models: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """With the addresses of the inputs and of new tensors like `models`, which are given back."""
+    def make(self, inputs: list[Tensor], memories: tuple[Memory, ...]) -> tuple[Tensor, ...]:
+        """With the addresses of the inputs and of new tensors, which are given back."""
         ...
 
 
@@ -169,9 +169,9 @@ class _Bound:
         if code:
             self._fail(code)
 
-    def make(self, inputs: list[Tensor], models: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def make(self, inputs: list[Tensor], memories: tuple[Memory, ...]) -> tuple[Tensor, ...]:
         """See `Launch`."""
-        made: tuple[Tensor, ...] | int = self._on_device(self._make, inputs, models)
+        made: tuple[Tensor, ...] | int = self._on_device(self._make, inputs, memories)
         return made if isinstance(made, tuple) else self._fail(made)
 
     def _on_device(self, launch: Callable[..., Any], *arguments: Any) -> Any:

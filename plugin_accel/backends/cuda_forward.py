@@ -24,8 +24,8 @@ class _Way(NamedTuple):
     run: Launch | None
     sums: cc.Memory | None
     reduce: Launch | None
-    models: tuple[Tensor, ...] | None
-    """Of all that the first launch writes, where that can be made by the launch itself."""
+    written: tuple[cc.Memory, ...]
+    """By the first launch."""
 
 
 class ForwardPlan:
@@ -92,15 +92,14 @@ class ForwardPlan:
             source = Forward(fixed.step, self._x_dtype, fixed.out, width)
             run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
         written = [self._out, *([self._kept] if self._kept else []), *self._records, *[self._state for _ in states]]
-        made = _Way(run, sums, reduce, cc.models([*written, *([sums] if sums else [])]))
-        if run and made.models and not (self._wide or self._copies):
+        made = _Way(run, sums, reduce, (*written, *([sums] if sums else [])))
+        if run and not (self._wide or self._copies):
             self._quick = made
         return self._ways.setdefault(width, made)
 
     def _run_quick(self, way: _Way, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
         assert way.run is not None
-        assert way.models is not None
-        made = way.run.make([*[params[i] for i in self._order], x, *first], way.models)
+        made = way.run.make([*[params[i] for i in self._order], x, *first], way.written)
         at, states = 1 if self._kept is None else 2, len(self._states)
         kept = None if self._kept is None else made[1]
         records: tuple[Tensor, ...] = ()

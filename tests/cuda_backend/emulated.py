@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.backends import cuda_source
-from plugin_accel.backends.cuda_call import Packed
+from plugin_accel.backends.cuda_call import Memory, Packed
 from plugin_accel.backends.cuda_device import Launch, Loaded
 from plugin_accel.backends.cuda_source import KERNEL, Source
 from plugin_accel.errors import BackendError
@@ -113,7 +113,7 @@ class _Bound:
             struct.pack_into("=Q", call, 8 * word, address)
         self._launch(bytes(call))
 
-    def make(self, inputs: list[Tensor], models: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        made = tuple([torch.empty_like(model) for model in models])
+    def make(self, inputs: list[Tensor], memories: tuple[Memory, ...]) -> tuple[Tensor, ...]:
+        made = tuple([memory.make() for memory in memories])
         self(tuple([t.data_ptr() for t in (*inputs, *made)]))
         return made

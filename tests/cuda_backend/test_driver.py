@@ -15,7 +15,7 @@ import torch
 
 from plugin_accel import _C
 from plugin_accel.backends import cuda_compile
-from plugin_accel.backends.cuda_call import Fields
+from plugin_accel.backends.cuda_call import Fields, Memory
 from plugin_accel.backends.cuda_source import Reduce
 
 from .emulated import Patched
@@ -98,23 +98,21 @@ def test_a_launch_fills_in_addresses() -> None:
     for wrong in ((1, 2), (1, 2, -1), (1, 2, "3"), (1, 2, 2**64)):
         with pytest.raises((ValueError, OverflowError, TypeError)):
             launch.run(0, wrong)  # type: ignore[arg-type]
-    given, models = [torch.ones(3)], (torch.empty(()).expand(2, 5), torch.empty((), dtype=torch.float64))
+    given, cpu = [torch.ones(3)], torch.device("cpu")
+    kinds = (Memory((2, 5), (5, 1), torch.float32, cpu), Memory((4, 3), (1, 4), torch.float64, cpu))
     call = Fields().address(True, False, True).add(9).address(True).packed()
     size = len(call.call)
     launch = _C.Launch(address, 0x30, 1, 1, 32, *call)  # type: ignore[arg-type]
-    made = launch.make(0x77, given, models)
+    made = launch.make(0x77, given, kinds)
     assert isinstance(made, tuple)
-    assert [(t.shape, t.dtype, t.is_contiguous()) for t in made] == [
-        ((2, 5), torch.float32, True),
-        ((), torch.float64, True),
-    ]
+    assert [(t.shape, t.stride(), t.dtype, t.device) for t in made] == [*kinds]
     wanted.clear()
     Patched(lambda grid, block, filled: wanted.append(filled)).bind((1, 1), 32, call)(
         tuple([t.data_ptr() for t in (*given, *made)])
     )
     assert found.pop()[-2] == wanted[0]
     with pytest.raises(ValueError, match="3 addresses, got 2"):
-        launch.make(0, [], models)
+        launch.make(0, [], kinds)
     with pytest.raises(ValueError, match="beyond"):
         _C.Launch(address, 0, 1, 1, 32, bytes(16), (2,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="4096 bytes"):
