@@ -1,6 +1,6 @@
-// One thread takes V neighbouring columns back through all time steps, U steps at a time. A step whose states `kept`
-// does not determine runs forward again: once through all steps, leaving the states before every chunk behind, and once
-// more within each chunk. So scratch is 1/U of the data, and what is needed of a chunk stays in registers.
+// One thread takes V neighbouring columns back through all time steps, U steps at a time. What a step needs and `kept`
+// does not determine is had by running forward again: once through all steps, leaving the states before every chunk
+// behind, and once more within each chunk. So scratch is 1/U of the data, and what is needed of a chunk stays in registers.
 #pragma once
 
 // In place of a functor: d spike / d v comes as a tensor.
@@ -14,61 +14,75 @@ struct Precomputed {
   }
 };
 
+// What runs forward again: nothing; a step, with the membrane before the reset given; the whole step, from the input.
+enum Replay { kNoReplay = 0, kFromKept = 1, kFromInput = 2 };
+
 // Mask: bit k stands for the gradient of the step's k-th parameter.
-template <class Step, unsigned Mask>
+template <class Step, unsigned Mask, int How>
 struct Reads {
   static constexpr int kWanted = Mask == 0 ? kNoSums : Mask >> Step::kDecays ? kAllSums : kDecaySums;
   static constexpr int kSums = kWanted > Step::kMostSums ? int(Step::kMostSums) : kWanted;
-  static constexpr bool kReplays = Step::replays(kSums);
+  static constexpr bool kKept = How != kFromInput;
+  static constexpr bool kReplays = Step::replays(kSums) || !kKept;
   // the state before the step is rebuilt from `kept` of the step before
   static constexpr bool kBefore = !kReplays && (kSums != kNoSums || Step::kReadsBefore);
   static constexpr bool kInput = kReplays || kSums != kNoSums;
 };
 
-template <class Step, bool Keep, class X, int V, int U, class R = typename Step::Real>
-PA_HD void replay_chunk(const Chunk<X, V, U>& x, const Chunk<R, V, U>& kept, int count, const R* q, const Flags& f,
+// U steps of W, the `from`-th and those after it, from states s; `kept` is read, or written.
+template <class Step, bool Kept, int U, class X, int V, int W, class R = typename Step::Real>
+PA_HD void replay_chunk(const Chunk<X, V, W>& x, Chunk<R, V, W>& kept, int from, int count, const R* q, const Flags& f,
                         R (&s)[V][Step::kStates], R (*before)[V][Step::kStates] = nullptr) {
 #pragma unroll
   for (int u = 0; u < U; ++u) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
 #pragma unroll
-      for (int k = 0; Keep && k < Step::kStates; ++k) before[u][v][k] = s[v][k];
+      for (int k = 0; before && k < Step::kStates; ++k) before[u][v][k] = s[v][k];
       if (u >= count) continue;
       R i;
-      convert(x.row[u].v[v], i);
-      Step::replay(s[v], i, kept.row[u].v[v], q, f);
+      convert(x.row[from + u].v[v], i);
+      if constexpr (Kept)
+        Step::replay(s[v], i, kept.row[from + u].v[v], q, f);
+      else
+        Step::forward(s[v], i, q, f, kept.row[from + u].v[v]);
     }
   }
 }
 
-// Leaves the states before each chunk but the first in scratch.
-template <class Step, class X, int V, int U, class R = typename Step::Real>
+// Leaves the states before each chunk but the first in scratch. Two chunks are under way where only the input is read.
+template <class Step, bool Kept, int U, class X, int V, class R = typename Step::Real>
 PA_HD void leave_states(const BackwardCall<Step>& c, const Lane& where, const In<X>& x, const In<R>& kept, const R* q) {
+  constexpr int W = Kept ? U : 2 * U;
   const Flags f = flags_of(c);
-  const int64_t columns = c.outer * c.inner;
+  const int64_t columns = c.outer * c.inner, time = (c.time - 1) / U * U;
   R s[V][Step::kStates];
   load_states<Step::kStates, V>(c.first, where, s);
-  Chunk<X, V, U> next_x = {};
-  Chunk<R, V, U> next_kept = {};
-  int count = count_of<U>(0, c.time);
+  Chunk<X, V, W> next_x = {};
+  Chunk<R, V, W> next_kept = {};
+  int count = count_of<W>(0, time);
   next_x.read(x, 0, count);
-  next_kept.read(kept, 0, count);
+  if (Kept) next_kept.read(kept, 0, count);
   int64_t at = where.column;
-  for (int64_t first = 0; first + U < c.time; first += U) {
-    const Chunk<X, V, U> now_x = next_x;
-    const Chunk<R, V, U> now_kept = next_kept;
-    count = count_of<U>(first + U, c.time);
-    next_x.read(x, first + U, count);
-    next_kept.read(kept, first + U, count);
-    replay_chunk<Step, false>(now_x, now_kept, U, q, f, s);
+  for (int64_t first = 0; first < time; first += W) {
+    const Chunk<X, V, W> now_x = next_x;
+    Chunk<R, V, W> now_kept = next_kept;
+    const int now = count;
+    count = count_of<W>(first + W, time);
+    next_x.read(x, first + W, count);
+    if (Kept) next_kept.read(kept, first + W, count);
 #pragma unroll
-    for (int k = 0; k < Step::kStates; ++k) {
-      Pack<R, V> p;
+    for (int from = 0; from < W; from += U) {
+      if (from >= now) continue;
+      replay_chunk<Step, Kept, U>(now_x, now_kept, from, U, q, f, s);
 #pragma unroll
-      for (int v = 0; v < V; ++v) p.v[v] = s[v][k];
-      store(p, c.scratch, at);
-      at += columns;
+      for (int k = 0; k < Step::kStates; ++k) {
+        Pack<R, V> p;
+#pragma unroll
+        for (int v = 0; v < V; ++v) p.v[v] = s[v][k];
+        store(p, c.scratch, at);
+        at += columns;
+      }
     }
   }
 }

@@ -1,16 +1,16 @@
 // The backward kernel's body; see backward.h.
 #pragma once
 
-// Surrogate: its functor, or Precomputed. Bounded: whether the membrane has a lower bound. Scratch: whether there is
-// memory for replayed states. V > 1 wants one value of each parameter and no constant input.
-template <class Step, class Surrogate, class X, class O, unsigned Mask, bool Bounded, bool Scratch, int V, int U>
+// Surrogate: its functor, or Precomputed. Bounded: whether the membrane has a lower bound. How: see Replay; but for
+// kNoReplay there is scratch. V > 1 wants one value of each parameter and no constant input.
+template <class Step, class Surrogate, class X, class O, unsigned Mask, bool Bounded, int How, int V, int U>
 PA_HD void backward_columns(const BackwardCall<Step>& c) {
   using R = typename Step::Real;
-  using Reading = Reads<Step, Mask>;
+  using Reading = Reads<Step, Mask, How>;
   constexpr int S = Step::kStates, P = Step::kParams;
   constexpr int kStored = Reading::kReplays ? U : 1;
   constexpr bool kSpikes = Step::kSpike != kNoSpike, kGiven = kSpikes && Surrogate::kKind == kPrecomputed;
-  static_assert(Scratch || !Reading::kReplays, "a step that is replayed needs scratch");
+  static_assert(How != kNoReplay || !Reading::kReplays, "a step that is replayed needs scratch");
   const Flags f = flags_of(c);
   const Lane where = lane<V>(c.outer, c.inner);
   const int64_t time = where.active ? c.time : 0;
@@ -31,7 +31,7 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
   }
   if (kSpikes && !Step::kThresholdVaries) Surrogate::prepare(Step::threshold(before[0][0], q, f), sg_param, a, b);
   if constexpr (Reading::kReplays) {
-    if (where.active) leave_states<Step, X, V, U>(c, where, x, kept, q);
+    if (where.active) leave_states<Step, Reading::kKept, U, X, V>(c, where, x, kept, q);
   }
 
   const bool dense = c.g_x && !c.constant_x;
@@ -45,14 +45,15 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
   const auto fetch = [&](int64_t chunk) {
     if (chunk < 0) return;
     const int count = count_of<U>(chunk * U, time);
-    next_kept.read(kept, chunk * U, count);
+    if (Reading::kKept) next_kept.read(kept, chunk * U, count);
     next_g.read(g_out, chunk * U, count);
     if (kGiven) next_dspike.read(dspike, chunk * U, count);
     if (Reading::kInput) next_x.read(x, chunk * U, count);
   };
   fetch(chunks - 1);
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    const Chunk<R, V, U> now_kept = next_kept, now_dspike = next_dspike;
+    Chunk<R, V, U> now_kept = next_kept;
+    const Chunk<R, V, U> now_dspike = next_dspike;
     const Chunk<O, V, U> now_g = next_g;
     const Chunk<X, V, U> now_x = next_x;
     fetch(chunk - 1);
@@ -62,7 +63,7 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
     if constexpr (Reading::kReplays) {
       R s[V][S];
       fetch_states<Step, V>(c, where, chunk, s);
-      replay_chunk<Step, true>(now_x, now_kept, count, q, f, s, before);
+      replay_chunk<Step, Reading::kKept, U>(now_x, now_kept, 0, count, q, f, s, before);
     }
 #pragma unroll
     for (int u = U - 1; u >= 0; --u) {

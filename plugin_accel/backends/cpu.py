@@ -140,6 +140,7 @@ class CpuBackend:
         dspike_dv: Tensor | None,
     ) -> Gradients:
         """See `Kernels.backward`."""
+        assert saved.kept is not None
         kept, dtype = saved.kept, saved.kept.dtype
         layout = layout_of(kept, config.time_dim)
         rows = layout.dense_rows

@@ -134,6 +134,10 @@ class CudaBackend:
             _remember(self._backward, key, plan)
         return plan.run(saved, grads, dspike_dv)
 
+    def drops_kept(self, config: Config, x: Tensor, reads_input: bool) -> bool:
+        """See `Kernels`: the input is kept instead where backward reads it anyway, or where it takes less memory."""
+        return cuda_step.drops_kept(config, x, reads_input)
+
     def prepare(self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]) -> PreparedStep | None:
         """A single step to be called again and again; see `neurons.prepared`."""
         return cuda_step.prepare(self, self.runner, neuron, config, x, params)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from plugin_accel.backends import cuda_call as cc
 from plugin_accel.backends.cuda_device import Launch
+from plugin_accel.backends.cuda_forward import LOW
 from plugin_accel.backends.cuda_run import Runner, static
-from plugin_accel.backends.cuda_source import Backward, ahead
+from plugin_accel.backends.cuda_source import FROM_INPUT, FROM_KEPT, NO_REPLAY, Backward, ahead, columns_of
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Saved, Wanted
 from plugin_accel.neurons.layout import layout_of
 
@@ -52,10 +53,11 @@ class BackwardPlan:
         dspike_dv: Tensor | None,
     ) -> None:
         self._runner, self._config, self._wanted = runner, config, wanted
-        kept, dtype, device = saved.kept, saved.kept.dtype, saved.kept.device
+        like = saved.like
+        dtype, device = torch.float32 if like.dtype in LOW else like.dtype, like.device
         self._dtype, self._device, self._index = dtype, device, runner.index(device)
         fixed = self._fixed = static(neuron, config, dtype)
-        layout = self._layout = layout_of(kept, config.time_dim)
+        layout = self._layout = layout_of(like, config.time_dim)
         self._x_dtype = dtype if saved.x is None else saved.x.dtype
         self._surrogate = config.surrogate if dspike_dv is None and config.spiking else None
         # what is read
@@ -78,7 +80,10 @@ class BackwardPlan:
         self._alike = [want and n in neuron.summed_inputs for n, want in zip(names, wanted.params, strict=True)]
         summed = [want and not same for want, same in zip(wanted.params, self._alike, strict=True)]
         self._slots = [(slot, i) for slot, i in enumerate(fixed.slots) if i is not None and summed[i]]
-        self._replays = neuron.replays(config) or neuron.reads_input(config, summed)
+        if saved.kept is None:
+            self._replay = FROM_INPUT
+        else:
+            self._replay = FROM_KEPT if neuron.replays(config) or neuron.reads_input(config, summed) else NO_REPLAY
         self._by_column = any(want and not p.single for p, want in zip(self._params, summed, strict=True))
         self._g_x: cc.Memory | None = None
         if wanted.summed:
@@ -86,21 +91,22 @@ class BackwardPlan:
         elif wanted.x or any(self._alike):
             self._g_x = cc.sequences(layout, self._x_dtype, device)
         self._g_state = cc.states(layout, dtype, device)
-        # four columns per thread
-        self._masks = [4 * of.itemsize - 1 for of in self._dtypes]
-        self._state_mask = 4 * dtype.itemsize - 1
+        # several columns per thread
+        width = self._width = columns_of(self._replay, self._x_dtype)
+        self._masks = [width * of.itemsize - 1 for of in self._dtypes]
+        self._state_mask = width * dtype.itemsize - 1
         self._wide = (
-            dtype is torch.float32
+            width > 1
             and all(p.single for p in self._params)
-            and not (self._replays or wanted.summed)
-            and runner.fills(layout, 4, self._index)
-            and all(cc.fits(row, 4) for row in self._rows if row is not None)
+            and not wanted.summed
+            and runner.fills(layout, width, self._index)
+            and all(cc.fits(row, width) for row in self._rows if row is not None)
         )
         self._ways: dict[int, _Way] = {}
         self._copies = True in (*self._copies_stream, *self._copies_state, self._copies_params, self._mean_copies)
         self._quick: _Way | None = None
         """Where every call goes the same way, and its tensors can be taken as they are."""
-        self._inputs = 1 if saved.x is None else 2  # x, kept
+        self._inputs = 2 - (None in (saved.x, saved.kept))
         self._firsts = sum(self._there[: self._states])
 
     def _way(self, width: int) -> _Way:
@@ -112,8 +118,8 @@ class BackwardPlan:
         each = columns if self._by_column else blocks
         slots, wanted, device = self._slots, self._wanted, self._device
         sums = cc.Memory((len(slots), each), (each, 1), torch.float64, device) if slots else None
-        chunks = -(-time // ahead(width, fixed.step.fp64, self._replays))
-        left = max(chunks - 1, 0) * self._states * columns if self._replays else 0
+        chunks = -(-time // ahead(width, fixed.step.fp64, self._replay))
+        left = max(chunks - 1, 0) * self._states * columns if self._replay else 0
         scratch = cc.Memory((left,), (1,), self._dtype, device) if left else None
         run = None
         if blocks:
@@ -126,7 +132,7 @@ class BackwardPlan:
                 surrogate.name if surrogate else None,
                 sum(1 << slot for slot in summed),
                 fixed.bounded,
-                self._replays,
+                self._replay,
             )
             fields = cc.Fields().add(*layout.sizes, *cc.flags(self._config))
             for i in fixed.slots:
@@ -164,9 +170,7 @@ class BackwardPlan:
     def _run_quick(self, way: _Way, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
         assert way.run is not None
         given = [saved.params[i] for i in self._order]
-        if saved.x is not None:
-            given.append(saved.x)
-        given.append(saved.kept)
+        given += [t for t in (saved.x, saved.kept) if t is not None]
         later = (dspike_dv, grads.out, grads.kept, *grads.records, *grads.last, grads.mean)
         given += [t for t in (*saved.first, *later) if t is not None]
         made = iter(way.run.make(given, way.written))
@@ -198,7 +202,7 @@ class BackwardPlan:
         at_streams, at_states = [t.data_ptr() for t in streams], [s.data_ptr() for s in states]
         width = 1
         if self._wide and not any(a & mask for a, mask in zip(at_streams, self._masks, strict=True)):
-            width = 1 if any(a & self._state_mask for a in at_states) else 4
+            width = 1 if any(a & self._state_mask for a in at_states) else self._width
         run, sums, scratch, each, reductions, _ = self._ways.get(width) or self._way(width)
 
         g_x = None if self._g_x is None else self._g_x.make()
@@ -230,10 +234,10 @@ class BackwardPlan:
 
 def shape_of(saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Sequence[object]:
     """All that a plan depends on, beside neuron, configuration and what is wanted."""
-    kept = saved.kept
+    like = saved.like
     return (
-        kept.shape,
-        kept.get_device(),
+        like.shape,
+        like.get_device(),
         *[cc.signature(t) for t in streams_of(saved, grads, dspike_dv)],
         *[cc.signature(s) for s in saved.first],
         *[cc.signature(s) for s in grads.last],

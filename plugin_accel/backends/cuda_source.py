@@ -148,9 +148,21 @@ class Forward(Source):
         return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.width}, {ahead}>"
 
 
-def ahead(width: int, fp64: bool, scratch: bool) -> int:
+NO_REPLAY, FROM_KEPT, FROM_INPUT = range(3)
+"""What backward runs forward again: Replay in csrc/cuda/backward.h."""
+
+
+def ahead(width: int, fp64: bool, replay: int) -> int:
     """Steps of a chunk of the backward kernels: what is replayed of a chunk stays in registers."""
-    return 4 if width > 1 or (fp64 and scratch) else 8
+    return 4 if width > 2 or (fp64 and replay) else 8
+
+
+def columns_of(replay: int, x: torch.dtype) -> int:
+    """Columns that a thread takes back at once, where they lie side by side and are enough to fill the GPU."""
+    if not replay:
+        return 1 if x is torch.float64 else 4
+    # what is replayed fills the registers
+    return 2 if replay == FROM_INPUT and x.itemsize == 2 else 1
 
 
 @dataclass(frozen=True)
@@ -160,7 +172,7 @@ class Backward(Source):
     Attributes:
         surrogate: Its name in `plugin_accel.surrogates`; None where d spike / d v comes as a tensor, or nothing spikes.
         mask: Bit k: the gradient of the k-th parameter of the step header is wanted.
-        scratch: Whether there is memory for states that must be replayed.
+        replay: What runs forward again; there is scratch memory for it.
     """
 
     x: torch.dtype
@@ -169,7 +181,7 @@ class Backward(Source):
     surrogate: str | None
     mask: int
     bounded: bool
-    scratch: bool
+    replay: int
 
     @property
     def call(self) -> str:
@@ -180,13 +192,13 @@ class Backward(Source):
     def ahead(self) -> int:
         """Steps of a chunk."""
         assert self.step is not None
-        return ahead(self.width, self.step.fp64, self.scratch)
+        return ahead(self.width, self.step.fp64, self.replay)
 
     @property
     def blocks(self) -> int:
         """See `Source`."""
         assert self.step is not None
-        return 2 if self.step.fp64 or self.mask.bit_count() > 3 else 3
+        return 2 if self.step.fp64 or self.mask.bit_count() > 3 or (self.width == 2 and self.mask) else 3
 
     @property
     def body(self) -> str:
@@ -194,7 +206,7 @@ class Backward(Source):
         surrogate = "".join(part.title() for part in self.surrogate.split("_")) if self.surrogate else "Precomputed"
         return (
             f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, "
-            f"{str(self.bounded).lower()}, {str(self.scratch).lower()}, {self.width}, {self.ahead}>"
+            f"{str(self.bounded).lower()}, {self.replay}, {self.width}, {self.ahead}>"
         )
 
 

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from plugin_accel._C import alike
 from plugin_accel.backends.cuda_backward import BackwardPlan
-from plugin_accel.backends.cuda_forward import ForwardPlan
+from plugin_accel.backends.cuda_forward import LOW, ForwardPlan
 from plugin_accel.backends.cuda_run import Runner
 from plugin_accel.neurons import Config, Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import STEP, contiguous_layout
 from plugin_accel.neurons.prepared import once, place, thin
 from plugin_accel.neurons.reach import reached
+
+
+def drops_kept(config: Config, x: Tensor, reads_input: bool) -> bool:
+    """See `Kernels`. A single step's states before it take as much memory as its membrane."""
+    return config.time_dim != STEP and (reads_input or (x.dtype in LOW and x.requires_grad))
 
 
 class _Back:
@@ -224,7 +229,7 @@ class CudaSequence:
         state = torch.empty(layout.state_shape, dtype=x.dtype, device=x.device)
         first = [state] * len(neuron.states(config))
         self._plans = [ForwardPlan(runner, neuron, config, x, first, params, keep, False) for keep in (False, True)]
-        self.differentiable = _Differentiable(self._plans[1], _Back(kernels, runner, neuron, config, x, state))
+        self.differentiable = _Differentiable(self._plans, _Back(kernels, runner, neuron, config, x, state))
 
     def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
         """See `PreparedSequence`."""
@@ -236,9 +241,10 @@ class _Differentiable:
 
     name = "cuda"
     saves_input = False
+    drops_kept = staticmethod(drops_kept)
 
-    def __init__(self, plan: ForwardPlan, back: _Back) -> None:
-        self._plan, self._back = plan, back
+    def __init__(self, plans: Sequence[ForwardPlan], back: _Back) -> None:
+        self._plans, self._back = plans, back
 
     def forward(
         self,
@@ -252,7 +258,7 @@ class _Differentiable:
         record: bool,
     ) -> Result:
         """See `Kernels.forward`."""
-        return self._plan.run(x, first, params)
+        return self._plans[keep].run(x, first, params)
 
     def backward(
         self,

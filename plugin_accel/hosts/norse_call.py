@@ -22,6 +22,7 @@ from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
 
 FP32, FP64 = torch.float32, torch.float64
+LOW = (torch.float16, torch.bfloat16)
 FEW = 1 << 14
 """Neurons up to which a step of a leaky integrator, some ten operations, is as fast in torch (measured)."""
 
@@ -156,6 +157,8 @@ def call(layer: Any, x: Tensor, state: Any, time_dim: int, *, record: bool = Fal
         backend = backends.choose(x.device, dtype, form.neuron.name)
         if backend is None:
             raise Refused(f"no backend for {dtype} on {x.device}")
+        if x.dtype in LOW and getattr(backend, "reads_low", False):
+            data = x
         surrogate_fn = ns.slope_of(form.spiking(layer.p)) if per_neuron else None
         result = run_unchecked(
             form.neuron, backend, settings, data, first, params, surrogate_fn=surrogate_fn, record=record

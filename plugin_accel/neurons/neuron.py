@@ -49,9 +49,17 @@ class Saved(NamedTuple):
     """What forward left for backward."""
 
     x: Tensor | None
-    kept: Tensor
+    kept: Tensor | None
+    """None for kernels whose `drops_kept` said so; then there are `x` and all of `first`."""
     first: tuple[Tensor | None, ...]
     params: tuple[Tensor, ...]
+
+    @property
+    def like(self) -> Tensor:
+        """One of the sequences, for its shape and place."""
+        found = self.x if self.kept is None else self.kept
+        assert found is not None
+        return found
 
 
 class Wanted(NamedTuple):
@@ -84,6 +92,9 @@ class Kernels(Protocol):
 
     Tensors are on one device, floating inputs, states and parameters of one dtype; parameters are 0-d or broadcast
     against a state from the right. `saves_input` says that backward always needs `Saved.x` and every `Saved.first`.
+
+    One may offer `drops_kept(config, x, reads_input) -> bool`: whether backward runs forward again from `x` and does
+    without `Saved.kept`, for a call of which it `reads_input` or not.
     """
 
     name: str

@@ -162,18 +162,28 @@ class _Sequence(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         neuron, config, states = call.neuron, call.config, call.states
         first, params = tensors[:states], tensors[states : states + call.params]
-        records_for_threshold = call.surrogate_fn is not None and neuron.threshold_varies
-        result = call.kernels.forward(
-            neuron, config, call.over_time(x), first, params, keep=True, record=call.record or records_for_threshold
-        )
+        kernels, callable_ = call.kernels, call.surrogate_fn is not None
+        records_for_threshold = callable_ and neuron.threshold_varies
         ctx.call = call
         wanted = ctx.wanted = call.wanted(ctx.needs_input_grad)
-        rebuild = call.kernels.saves_input or neuron.reads_first(config, wanted.params)
-        reads_input = call.kernels.saves_input or neuron.reads_input(config, wanted.params)
+        reads_first = kernels.saves_input or neuron.reads_first(config, wanted.params)
+        reads_input = kernels.saves_input or neuron.reads_input(config, wanted.params)
+        # who wants the membranes holds them anyway; a surrogate that is a callable is given them
+        drops: Any = None if call.keep or callable_ else getattr(kernels, "drops_kept", None)
+        dropped = drops is not None and drops(config, x, reads_input or call.time > 0)
+        result = kernels.forward(
+            neuron,
+            config,
+            call.over_time(x),
+            first,
+            params,
+            keep=not dropped,
+            record=call.record or records_for_threshold,
+        )
         ctx.save_for_backward(
             result.kept,
-            x if reads_input else None,
-            *(first if rebuild else (None,) * states),
+            x if reads_input or dropped else None,
+            *(first if reads_first or dropped else (None,) * states),
             *params,
             *(result.records if records_for_threshold else ()),
         )
@@ -205,15 +215,16 @@ class _Sequence(torch.autograd.Function):
         dspike_dv = None
         if call.surrogate_fn is not None:
             thresholds = call.neuron.thresholds(call.config, saved, rest[states + n_params :])
-            dspike_dv = evaluate_surrogate(call.surrogate_fn, kept, thresholds, call.config.time_dim)
+            assert saved.kept is not None
+            dspike_dv = evaluate_surrogate(call.surrogate_fn, saved.kept, thresholds, call.config.time_dim)
         g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
         names = ("x", *call.neuron.states(call.config), *call.neuron.params(call.config))
         dim = call.config.time_dim
-        masks = reached(call.neuron, call.config, dim != STEP and kept.shape[dim] > 1)
+        masks = reached(call.neuron, call.config, dim != STEP and saved.like.shape[dim] > 1)
         g_x, *others = without_unreached(masks, names, present(incoming), (g.x, *g.first, *g.params))
         first, params = others[:states], tuple(others[states:])
         derived = call.derive(ctx.needs_input_grad, params) if call.derived else ()
-        if call.time and g_x is not None and g_x.dim() == kept.dim():
+        if call.time and g_x is not None and g_x.dim() == saved.like.dim():
             g_x = g_x.sum(call.config.time_dim)
         return (None, g_x, *first, *params, *derived)
 

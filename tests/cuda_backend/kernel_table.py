@@ -10,7 +10,18 @@ import torch
 
 from plugin_accel.backends.cuda_compile import compile_source
 from plugin_accel.backends.cuda_run import static
-from plugin_accel.backends.cuda_source import KERNEL, Backward, Egru, Forward, Reduce, Source
+from plugin_accel.backends.cuda_source import (
+    FROM_INPUT,
+    FROM_KEPT,
+    KERNEL,
+    NO_REPLAY,
+    Backward,
+    Egru,
+    Forward,
+    Reduce,
+    Source,
+    columns_of,
+)
 from plugin_accel.neurons import (
     ALL,
     SINABS_ALIF,
@@ -64,21 +75,27 @@ def steps() -> Iterator[tuple[Neuron, Config]]:
 
 
 def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) -> Iterator[Source]:
-    """The kernels of one step: dtypes, widths, no gradients of parameters, those of the decays, all."""
+    """The kernels of one step: dtypes, columns per thread, no gradients of parameters, those of the decays, all.
+
+    fp32 has all combinations, the other dtypes those which need most: most of what they have is the same.
+    """
     name = None if config.surrogate is None else (surrogate or config.surrogate).name
     present = [i for i, p in enumerate(neuron.kernel_params) if p in neuron.params(config) or p == "min_v_mem"]
     present = [i for i in present if neuron.kernel_params[i] not in neuron.summed_inputs]
     few, every = sum(1 << i for i in present[:2]), sum(1 << i for i in present)
-    for dtype, x, widths in ((F32, F32, (1, 4)), (F32, F16, (1, 4)), (F32, BF16, (1, 4)), (F64, F64, (1,))):
+    for dtype, x in ((F32, F32), (F32, F16), (F32, BF16), (F64, F64)):
         fixed = static(neuron, config, dtype)
-        for width in widths:
-            if surrogate is None:
+        if surrogate is None:
+            for width in (1,) if x is F64 else (1, 4) if x is F32 else (4,):
                 yield Forward(fixed.step, x, fixed.out, width)
-            for mask in (0, few, every):
-                wanted = [bool(mask >> i & 1) for i, p in enumerate(neuron.kernel_params) if p in neuron.params(config)]
-                scratch = neuron.replays(config) or neuron.reads_input(config, wanted)
-                if width == 1 or not scratch:
-                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, scratch)
+        for mask in (0, few, every) if x in (F32, F16) else (0, every) if x is F64 else (every,):
+            wanted = [bool(mask >> i & 1) for i, p in enumerate(neuron.kernel_params) if p in neuron.params(config)]
+            reads = neuron.replays(config) or neuron.reads_input(config, wanted)
+            ways = [FROM_KEPT if reads else NO_REPLAY, *([FROM_INPUT] if reads or x.itemsize == 2 else [])]
+            for replay in ways if x in (F32, F64) else ways[-1:]:
+                most = columns_of(replay, x)
+                for width in (1, most) if most > 1 and x is F32 else (most,):
+                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, replay)
 
 
 def others() -> Iterator[Source]:

@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plugin_accel.backends import Backend, cpu, cuda
 from plugin_accel.backends.cuda import CudaBackend
+from plugin_accel.backends.cuda_run import static
+from plugin_accel.backends.cuda_source import FROM_INPUT, Backward
 from plugin_accel.neurons import Config, run_unchecked
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
@@ -71,8 +73,11 @@ def compare(
     ]  # thresholds above 0
     params = [param(n, None if n == "tau" else per, batch, neurons, dtype) for n in neuron.params(config)]
     options = {"record": record, "learn": learn, "summed": summed, "surrogate_fn": surrogate_fn}
-    wanted = results(neuron, cpu.BACKEND, config, x, first, params, **options)  # type: ignore[arg-type]
+    given = x.float() if x.itemsize == 2 else x
+    wanted = results(neuron, cpu.BACKEND, config, given, first, params, **options)  # type: ignore[arg-type]
     got = results(neuron, backend, config, x, first, params, **options)  # type: ignore[arg-type]
+    if given is not x:  # the gradient is rounded once, here by torch where it comes in fp32
+        wanted["g x"] = wanted["g x"].to(x.dtype)  # type: ignore[union-attr]
     shared = [f"g {n}" for n, p in zip(neuron.params(config), params, strict=True) if p.numel() == 1 or per == OUTER]
     assert_same(got, wanted, [*shared, *(["mean"] if config.surrogate is None or sums else [])])
 
@@ -236,6 +241,20 @@ def test_single_steps(narrow: CudaBackend) -> None:
         wanted = results(neuron, cpu.BACKEND, config, x, first, params, **options)  # type: ignore[arg-type]
         got = results(neuron, narrow, config, x, first, params, **options)  # type: ignore[arg-type]
         assert_same(got, wanted, [f"g {n}" for n, p in zip(neuron.params(config), params, strict=True) if not p.dim()])
+
+
+@pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
+def test_the_input_alone_is_kept(narrow: CudaBackend, wide: CudaBackend, case: Case) -> None:
+    """Of 16 bits, or where backward reads it anyway: the whole step runs forward again."""
+    low = torch.bfloat16 if CASES.index(case) % 2 else torch.float16
+    for backend, size in ((narrow, (3, 37, 31)), (wide, (2, 37, 32)), (wide, (150, 9, 2)), (narrow, (1, 1, 33))):
+        for dtype, learn in ((low, True), (low, False), (torch.float32, True)):
+            shape = (size[1], size[0], size[2]) if case.config.time_dim == 0 else size
+            x = (torch.randn(shape) * 1.5 + 0.3).to(dtype)
+            compare(backend, case, size, x=x, learn=learn, record=False)
+    step = static(case.neuron, case.config, torch.float32).step
+    back = [s for s, _ in wide.runner._kernels if isinstance(s, Backward) and s.step == step]
+    assert (low, FROM_INPUT, 2) in {(s.x, s.replay, s.width) for s in back}
 
 
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
