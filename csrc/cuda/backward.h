@@ -1,6 +1,7 @@
 // One thread takes V neighbouring columns back through all time steps, U steps at a time. What a step needs and `kept`
 // does not determine is had by running forward again: once through all steps, leaving the states before every chunk
-// behind, and once more within each chunk. So scratch is 1/U of the data, and what is needed of a chunk stays in registers.
+// behind, and once more within each chunk. So scratch is 1/U of the data, and what is needed of a chunk stays in
+// registers.
 #pragma once
 
 // In place of a functor: d spike / d v comes as a tensor.

@@ -112,8 +112,7 @@ def others() -> Iterator[Source]:
 
 def heaviest(neuron: Neuron, config: Config, dtype: torch.dtype = F32) -> Source:
     """The backward kernel of a step with all that it can be asked for at once."""
-    found = [k for k in kernels(neuron, config) if isinstance(k, Backward) and k.x is dtype and k.width == 1]
-    return found[-1]
+    return [k for k in kernels(neuron, config) if isinstance(k, Backward) and k.x is dtype][-1]
 
 
 class Needs(NamedTuple):

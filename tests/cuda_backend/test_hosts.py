@@ -102,15 +102,17 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("low", [torch.float32, torch.float16])
-@pytest.mark.parametrize("name", ["LIF", "IAF", "ExpLeak", "LIF, syn"])
+@pytest.mark.parametrize("low", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["LIF", "LIF, norm", "IAF", "ExpLeak", "LIF, syn", "ALIF"])
 def test_what_is_kept_for_backward(name: str, low: torch.dtype, device: FakeDevice) -> None:
-    """The membrane before the reset, 4 bytes, and what is replayed: the input, and the states at the beginning."""
-    make = {
-        "LIF": lambda: sl.LIF(tau_mem=20.0, norm_input=False),
-        "IAF": sl.IAF,
-        "ExpLeak": lambda: sl.ExpLeak(tau_mem=20.0, norm_input=False),
-        "LIF, syn": lambda: sl.LIF(tau_mem=20.0, tau_syn=5.0, norm_input=False),
+    """The membrane before the reset, or the input and the states at the beginning: of 16 bits, or what is replayed."""
+    make, states = {
+        "LIF": (lambda: sl.LIF(tau_mem=20.0, norm_input=False), 1),
+        "LIF, norm": (lambda: sl.LIF(tau_mem=20.0), 1),
+        "IAF": (sl.IAF, 1),
+        "ExpLeak": (lambda: sl.ExpLeak(tau_mem=20.0, norm_input=False), 1),
+        "LIF, syn": (lambda: sl.LIF(tau_mem=20.0, tau_syn=5.0, norm_input=False), 2),
+        "ALIF": (lambda: sl.ALIF(tau_mem=20.0, tau_adapt=5.0), 2),
     }[name]
     layer = plugin_accel.convert(make()).to("meta")
     x = torch.empty(8, 50, 16, device="meta", dtype=low, requires_grad=True)
@@ -120,11 +122,38 @@ def test_what_is_kept_for_backward(name: str, low: torch.dtype, device: FakeDevi
         for n, state in layer._buffers.items():
             layer._buffers[n] = state.detach()
         found = saved_bytes(layer, x)
-        replayed = x.numel() * x.element_size() + 2 * 8 * 16 * 4 if name == "LIF, syn" else 0
-        assert found == 4 * x.numel() + replayed
+        replayed = states > 1 or low is not torch.float32
+        assert found == x.element_size() * x.numel() + (states * 8 * 16 * 4 if replayed else 0)
         with torch.no_grad():
             assert saved_bytes(layer, x.detach()) == 0
     assert sinabs_host.last_fallback(layer) is None
+
+
+@pytest.mark.parametrize("low", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["LIF", "LI"])
+def test_what_norse_keeps_for_backward(name: str, low: torch.dtype, device: FakeDevice) -> None:
+    layer = plugin_accel.convert(NORSE[name]()).to("meta")
+    x = torch.empty(50, 8, 16, device="meta", dtype=low, requires_grad=True)
+    expected = 4 * x.numel() if low is torch.float32 else 2 * x.numel() + 2 * 8 * 16 * 4
+    assert saved_bytes(layer, x) == expected
+    assert norse_host.last_fallback(layer) is None
+
+
+def test_a_surrogate_that_is_a_callable_has_the_membrane_kept(device: FakeDevice) -> None:
+    layer = plugin_accel.convert(sl.IAF(surrogate_grad_fn=lambda v, threshold: torch.exp(-((v - threshold) ** 2))))
+    x = torch.empty(8, 50, 16, device="meta", dtype=torch.float16, requires_grad=True)
+    assert saved_bytes(layer.to("meta"), x) == 4 * x.numel()
+    assert sinabs_host.last_fallback(layer) is None
+
+
+def test_an_input_changed_before_backward_is_an_error(device: FakeDevice) -> None:
+    """It is all that is kept, so that torch has to say so."""
+    layer = plugin_accel.convert(sl.IAF()).to("meta")
+    x = torch.empty(8, 50, 16, device="meta", dtype=torch.float16, requires_grad=True) * 1.0
+    out = layer(x)
+    x.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 NORSE = {

@@ -113,3 +113,36 @@ def test_layers(name: str, emulated: CudaBackend, taken: list[str]) -> None:
             torch.testing.assert_close(
                 got[key], expected, rtol=tolerance, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
             )
+
+
+@pytest.mark.parametrize("name", ["LIF", "IAF", "norm", "Norse LIF"])
+def test_under_autocast(name: str, emulated: CudaBackend) -> None:
+    """The products come in 16 bits: two bytes of each are kept, and the numbers are those of the `cpu` backend."""
+    make = {"LIF": LAYERS["LIF"][0], "IAF": sl.IAF, "norm": lambda: sl.LIF(tau_mem=20.0), "Norse LIF": norse.LIF}[name]
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(8, 24), plugin_accel.convert(make()))
+    data, weight = torch.randn(3, 40, 8) * 4, torch.randn(3, 40, 24)
+
+    def outcome(backend: str) -> tuple[list[Tensor], int]:
+        own = copy.deepcopy(model)
+        kept: dict[int, int] = {}
+
+        def pack(t: Tensor) -> Tensor:
+            if t.shape == weight.shape:
+                kept[t.data_ptr()] = t.element_size()
+            return t
+
+        with backends.use_backend(backend), torch.autocast("cpu", torch.bfloat16):
+            x = own[0](data)
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                made = own[1](x)
+            out = made[0] if isinstance(made, tuple) else made
+            (out * weight).sum().backward()
+        return [out, own[0].weight.grad, own[0].bias.grad], sum(kept.values())
+
+    wanted, _ = outcome("cpu")
+    got, bytes_kept = outcome("emulated")
+    for expected, found in zip(wanted, got, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    learns = name == "norm"  # of the product of gain and input, torch keeps the input too
+    assert bytes_kept == (4 if learns else 2)
