@@ -15,8 +15,9 @@ struct Precomputed {
   }
 };
 
-// What runs forward again: nothing; a step, with the membrane before the reset given; the whole step, from the input.
-enum Replay { kNoReplay = 0, kFromKept = 1, kFromInput = 2 };
+// What runs forward again: nothing; a step, with the membrane before the reset given; the whole step, from the input;
+// all steps once, from the input, which leaves their membranes in shared memory.
+enum Replay { kNoReplay = 0, kFromKept = 1, kFromInput = 2, kOnChip = 3 };
 
 // Mask: bit k stands for the gradient of the step's k-th parameter.
 template <class Step, unsigned Mask, int How>
@@ -86,6 +87,36 @@ PA_HD void leave_states(const BackwardCall<Step>& c, const Lane& where, const In
       }
     }
   }
+}
+
+// The membranes before the reset of all steps, of which there are at most Room: each thread reads what it wrote itself.
+template <class Step, int V, int Room, class X, class R = typename Step::Real>
+PA_HD In<R> leave_membranes(const BackwardCall<Step>& c, const Lane& where, int64_t time, const In<X>& x, const R* q) {
+  constexpr int U = 16 / V;
+  __shared__ Pack<R, V> all[Room][kBlock];
+  Pack<R, V>* mine = &all[0][threadIdx.x];
+  const Flags f = flags_of(c);
+  R s[V][Step::kStates];
+  load_states<Step::kStates, V>(c.first, where, s);
+  Chunk<X, V, U> next = {};
+  next.read(x, 0, count_of<U>(0, time));
+  for (int64_t first = 0; first < time; first += U) {
+    const Chunk<X, V, U> now = next;
+    const int count = count_of<U>(first, time);
+    next.read(x, first + U, count_of<U>(first + U, time));
+#pragma unroll
+    for (int u = 0; u < U; ++u) {
+      if (u >= count) continue;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        R i;
+        convert(now.row[u].v[v], i);
+        Step::forward(s[v], i, q, f, mine->v[v]);
+      }
+      mine += kBlock;
+    }
+  }
+  return {all[0][threadIdx.x].v, int64_t(kBlock) * V};
 }
 
 template <class Step, int V, class R = typename Step::Real>

@@ -1,21 +1,23 @@
 // The backward kernel's body; see backward.h.
 #pragma once
 
-// Surrogate: its functor, or Precomputed. Bounded: whether the membrane has a lower bound. How: see Replay; but for
-// kNoReplay there is scratch. V > 1 wants one value of each parameter and no constant input.
-template <class Step, class Surrogate, class X, class O, unsigned Mask, bool Bounded, int How, int V, int U>
+// Surrogate: its functor, or Precomputed. Bounded: whether the membrane has a lower bound. How: see Replay; there is
+// scratch for kFromKept and kFromInput, and there are at most Room steps for kOnChip. V > 1 wants one value of each
+// parameter and no constant input.
+template <class Step, class Surrogate, class X, class O, unsigned Mask, bool Bounded, int How, int V, int U, int Room>
 PA_HD void backward_columns(const BackwardCall<Step>& c) {
   using R = typename Step::Real;
   using Reading = Reads<Step, Mask, How>;
   constexpr int S = Step::kStates, P = Step::kParams;
   constexpr int kStored = Reading::kReplays ? U : 1;
   constexpr bool kSpikes = Step::kSpike != kNoSpike, kGiven = kSpikes && Surrogate::kKind == kPrecomputed;
-  static_assert(How != kNoReplay || !Reading::kReplays, "a step that is replayed needs scratch");
+  static_assert(How == kFromKept || How == kFromInput || !Reading::kReplays, "a step that is replayed needs scratch");
   const Flags f = flags_of(c);
   const Lane where = lane<V>(c.outer, c.inner);
   const int64_t time = where.active ? c.time : 0;
   const In<X> x = in<X>(c.x, where);
-  const In<R> kept = in<R>(c.kept, where), dspike = in<R>(c.dspike, where), g_kept = in<R>(c.g_kept, where);
+  const In<R> dspike = in<R>(c.dspike, where), g_kept = in<R>(c.g_kept, where);
+  In<R> kept = in<R>(c.kept, where);
   const In<O> g_out = in<O>(c.g_out, where);
   R q[P], g[V][S], before[kStored][V][S] = {}, sg_param[kMaxSurrogateParams], a = R(0), b = R(0), mean = R(0);
   load_params<Step>(c, where, q);
@@ -30,6 +32,7 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
     mean = static_cast<R>(given / static_cast<double>(c.outer * c.time * c.inner));
   }
   if (kSpikes && !Step::kThresholdVaries) Surrogate::prepare(Step::threshold(before[0][0], q, f), sg_param, a, b);
+  if constexpr (How == kOnChip) kept = leave_membranes<Step, V, Room>(c, where, time, x, q);
   if constexpr (Reading::kReplays) {
     if (where.active) leave_states<Step, Reading::kKept, U, X, V>(c, where, x, kept, q);
   }

@@ -13,7 +13,16 @@ from plugin_accel.backends import cuda_call as cc
 from plugin_accel.backends.cuda_device import Launch
 from plugin_accel.backends.cuda_forward import LOW
 from plugin_accel.backends.cuda_run import Runner, static
-from plugin_accel.backends.cuda_source import FROM_INPUT, FROM_KEPT, NO_REPLAY, Backward, ahead, columns_of
+from plugin_accel.backends.cuda_source import (
+    FROM_INPUT,
+    FROM_KEPT,
+    NO_REPLAY,
+    ON_CHIP,
+    ROOM,
+    Backward,
+    ahead,
+    columns_of,
+)
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Saved, Wanted
 from plugin_accel.neurons.layout import layout_of
 
@@ -80,8 +89,12 @@ class BackwardPlan:
         self._alike = [want and n in neuron.summed_inputs for n, want in zip(names, wanted.params, strict=True)]
         summed = [want and not same for want, same in zip(wanted.params, self._alike, strict=True)]
         self._slots = [(slot, i) for slot, i in enumerate(fixed.slots) if i is not None and summed[i]]
+        time = layout.sizes[1]
         if saved.kept is None:
-            self._replay = FROM_INPUT
+            # with one state, the membrane says what it was before the step
+            alone = not neuron.replays(config) and (not self._slots or len(saved.first) == 1)
+            chip = alone and time <= ROOM and dtype is torch.float32
+            self._replay = ON_CHIP if chip else FROM_INPUT
         else:
             self._replay = FROM_KEPT if neuron.replays(config) or neuron.reads_input(config, summed) else NO_REPLAY
         self._by_column = any(want and not p.single for p, want in zip(self._params, summed, strict=True))
@@ -92,7 +105,10 @@ class BackwardPlan:
             self._g_x = cc.sequences(layout, self._x_dtype, device)
         self._g_state = cc.states(layout, dtype, device)
         # several columns per thread
-        width = self._width = columns_of(self._replay, self._x_dtype)
+        width = columns_of(self._replay, self._x_dtype)
+        if self._replay == ON_CHIP and width * time > ROOM:
+            width = 1
+        self._width = width
         self._masks = [width * of.itemsize - 1 for of in self._dtypes]
         self._state_mask = width * dtype.itemsize - 1
         self._wide = (
@@ -119,7 +135,7 @@ class BackwardPlan:
         slots, wanted, device = self._slots, self._wanted, self._device
         sums = cc.Memory((len(slots), each), (each, 1), torch.float64, device) if slots else None
         chunks = -(-time // ahead(width, fixed.step.fp64, self._replay))
-        left = max(chunks - 1, 0) * self._states * columns if self._replay else 0
+        left = max(chunks - 1, 0) * self._states * columns if self._replay in (FROM_KEPT, FROM_INPUT) else 0
         scratch = cc.Memory((left,), (1,), self._dtype, device) if left else None
         run = None
         if blocks:
@@ -133,6 +149,7 @@ class BackwardPlan:
                 sum(1 << slot for slot in summed),
                 fixed.bounded,
                 self._replay,
+                -(-time // 8) * 8 if self._replay == ON_CHIP else 0,
             )
             fields = cc.Fields().add(*layout.sizes, *cc.flags(self._config))
             for i in fixed.slots:

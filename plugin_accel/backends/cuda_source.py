@@ -148,8 +148,11 @@ class Forward(Source):
         return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.width}, {ahead}>"
 
 
-NO_REPLAY, FROM_KEPT, FROM_INPUT = range(3)
+NO_REPLAY, FROM_KEPT, FROM_INPUT, ON_CHIP = range(4)
 """What backward runs forward again: Replay in csrc/cuda/backward.h."""
+
+ROOM = 80
+"""Steps of one column of fp32 whose membranes fit into shared memory: 40 of the 48 KiB that each block may have."""
 
 
 def ahead(width: int, fp64: bool, replay: int) -> int:
@@ -161,6 +164,8 @@ def columns_of(replay: int, x: torch.dtype) -> int:
     """Columns that a thread takes back at once, where they lie side by side and are enough to fill the GPU."""
     if not replay:
         return 1 if x is torch.float64 else 4
+    if replay == ON_CHIP:
+        return 2
     # what is replayed fills the registers
     return 2 if replay == FROM_INPUT and x.itemsize == 2 else 1
 
@@ -172,7 +177,8 @@ class Backward(Source):
     Attributes:
         surrogate: Its name in `plugin_accel.surrogates`; None where d spike / d v comes as a tensor, or nothing spikes.
         mask: Bit k: the gradient of the k-th parameter of the step header is wanted.
-        replay: What runs forward again; there is scratch memory for it.
+        replay: What runs forward again.
+        steps: How many there are at most, where their membranes are left in shared memory.
     """
 
     x: torch.dtype
@@ -182,6 +188,7 @@ class Backward(Source):
     mask: int
     bounded: bool
     replay: int
+    steps: int = 0
 
     @property
     def call(self) -> str:
@@ -198,6 +205,8 @@ class Backward(Source):
     def blocks(self) -> int:
         """See `Source`."""
         assert self.step is not None
+        if self.replay == ON_CHIP:
+            return 3 if self.mask else 4
         return 2 if self.step.fp64 or self.mask.bit_count() > 3 or (self.width == 2 and self.mask) else 3
 
     @property
@@ -206,7 +215,7 @@ class Backward(Source):
         surrogate = "".join(part.title() for part in self.surrogate.split("_")) if self.surrogate else "Precomputed"
         return (
             f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, "
-            f"{str(self.bounded).lower()}, {self.replay}, {self.width}, {self.ahead}>"
+            f"{str(self.bounded).lower()}, {self.replay}, {self.width}, {self.ahead}, {self.steps}>"
         )
 
 

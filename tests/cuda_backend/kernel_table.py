@@ -15,6 +15,8 @@ from plugin_accel.backends.cuda_source import (
     FROM_KEPT,
     KERNEL,
     NO_REPLAY,
+    ON_CHIP,
+    ROOM,
     Backward,
     Egru,
     Forward,
@@ -92,6 +94,9 @@ def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) 
             wanted = [bool(mask >> i & 1) for i, p in enumerate(neuron.kernel_params) if p in neuron.params(config)]
             reads = neuron.replays(config) or neuron.reads_input(config, wanted)
             ways = [FROM_KEPT if reads else NO_REPLAY, *([FROM_INPUT] if reads or x.itemsize == 2 else [])]
+            if x in (F32, F16) and not neuron.replays(config) and (not mask or fixed.step.states == 1):
+                for width in (1, 2):  # the membrane says all that backward needs
+                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, ON_CHIP, ROOM // width)
             for replay in ways if x in (F32, F64) else ways[-1:]:
                 most = columns_of(replay, x)
                 for width in (1, most) if most > 1 and x is F32 else (most,):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from plugin_accel.backends import Backend, cpu, cuda
+from plugin_accel.backends import Backend, cpu, cuda, cuda_step
 from plugin_accel.backends.cuda import CudaBackend
 from plugin_accel.backends.cuda_run import static
-from plugin_accel.backends.cuda_source import FROM_INPUT, Backward
+from plugin_accel.backends.cuda_source import FROM_INPUT, NO_REPLAY, ON_CHIP, Backward
 from plugin_accel.neurons import Config, run_unchecked
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
@@ -245,22 +245,42 @@ def test_single_steps(narrow: CudaBackend) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=[c.name for c in CASES])
 def test_the_input_alone_is_kept(narrow: CudaBackend, wide: CudaBackend, case: Case) -> None:
-    """Of 16 bits, or where backward reads it anyway: the whole step runs forward again."""
+    """Of 16 bits, or where backward reads it anyway: the whole step runs forward again.
+
+    Of few steps the membranes stay on the chip, where they are all that backward needs.
+    """
     low = torch.bfloat16 if CASES.index(case) % 2 else torch.float16
     for backend, size, dtype, learn in (
         (narrow, (3, 37, 31), low, True),
         (narrow, (1, 1, 33), low, True),
         (narrow, (3, 37, 31), torch.float32, True),
-        (wide, (2, 37, 32), low, True),
+        (wide, (2, 101, 32), low, True),
         (wide, (150, 9, 2), low, True),
-        (wide, (1, 48, 32), low, False),
+        (wide, (1, 37, 32), low, False),
     ):
         shape = (size[1], size[0], size[2]) if case.config.time_dim == 0 else size
         x = (torch.randn(shape) * 1.5 + 0.3).to(dtype)
         compare(backend, case, size, x=x, learn=learn, record=False)
     step = static(case.neuron, case.config, torch.float32).step
     back = [s for s, _ in wide.runner._kernels if isinstance(s, Backward) and s.step == step]
-    assert (low, FROM_INPUT, 2) in {(s.x, s.replay, s.width) for s in back}
+    ways = {(s.replay, s.width) for s in back if s.x is low}
+    assert (FROM_INPUT, 2) in ways
+    assert ((ON_CHIP, 2) in ways) is not case.neuron.replays(case.config)
+
+
+@pytest.mark.parametrize("time", [1, 8, 40, 41, 80, 81])
+def test_large_sequences_of_few_steps(folder: Path, time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_step, "LARGE", 2 * time * 64)
+    backend = CudaBackend(EmulatedDevice(folder, threads=1))
+    compare(backend, LIF, (2, time, 64), learn=False, record=False)
+    (back,) = {s for s, _ in backend.runner._kernels if isinstance(s, Backward)}
+    if time == 81:
+        assert (back.replay, back.width) == (NO_REPLAY, 4)
+    else:
+        assert (back.replay, back.width, back.steps) == (ON_CHIP, 2 if time <= 40 else 1, -(-time // 8) * 8)
+    backend = CudaBackend(EmulatedDevice(folder, threads=1))
+    compare(backend, LIF, (1, time, 64), learn=False, record=False)
+    assert {s.replay for s, _ in backend.runner._kernels if isinstance(s, Backward)} == {NO_REPLAY}
 
 
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
