@@ -245,9 +245,15 @@ bool fits(PyObject* t, PyObject* shape, PyObject* device, bool exact, bool& lear
 bool has(PyObject* dictionary, PyObject* key, PyObject* value) {
   PyObject* found = PyDict_GetItemWithError(dictionary, key);
   if (!found && PyErr_Occurred()) throw py::error_already_set();
-  if (!found || found == value || !PyMethod_Check(found)) return (found ? found : Py_None) == value;
-  const py::object own = checked(PyObject_GenericGetDict(PyMethod_GET_SELF(found), nullptr));
-  return own.ptr() == dictionary && PyMethod_GET_FUNCTION(found) == value;
+  if (!found || !PyWeakref_CheckRef(value)) return (found ? found : Py_None) == value;
+#if PY_VERSION_HEX >= 0x030D0000
+  PyObject* referred = nullptr;
+  if (PyWeakref_GetRef(value, &referred) < 0) throw py::error_already_set();
+  Py_XDECREF(referred);  // what it is compared with holds it, if they are the same
+  return referred == found;
+#else
+  return PyWeakref_GET_OBJECT(value) == found && found != Py_None;  // None stands for what is no more
+#endif
 }
 
 PyObject* same(PyObject*, PyObject* const* given, Py_ssize_t count) {

@@ -19,6 +19,7 @@ from plugin_accel._C import alike, guard, same
 from plugin_accel.hosts import norse_surrogates as ns
 from plugin_accel.hosts.constants import constant
 from plugin_accel.hosts.inputs import is_watched, number
+from plugin_accel.hosts.known import watched
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import form_of
 from plugin_accel.neurons.layout import STEP
@@ -35,7 +36,7 @@ class _Plan:
     """A prepared step, and what it was prepared for; no step where the general way must be gone."""
 
     __slots__ = (
-        *("alpha", "backend", "device", "dt", "form", "guard", "numbers", "options", "p", "param_shapes"),
+        *("alpha", "backend", "device", "dt", "form", "guard", "names", "numbers", "options", "p", "param_shapes"),
         *("params", "shape", "shapes", "slope", "steep", "step", "values"),
     )
 
@@ -43,7 +44,7 @@ class _Plan:
         form = form_of(type(layer))
         assert form is not None
         self.form = form
-        self.options = tuple([layer.__dict__.get(name) for name in _OPTIONS])
+        self.names, self.options = watched(layer.__dict__, _OPTIONS)
         self.p, self.dt = layer.p, layer.dt
         self.shape, self.device, self.backend = x.shape, place(x), backends.requested()
         self.steep: Any = None  # where alpha is read from at each call
@@ -55,7 +56,7 @@ class _Plan:
         self.values: list[tuple[Tensor, float]] | None = None  # of the layer's own tensors, where each has one, fixed
         self.params: list[Tensor] = []
         self.slope: tuple[Any, ...] = ()
-        if form.reasons(layer):
+        if form.reasons(layer) or self.names != _OPTIONS:
             return
         spiking, made = form.spiking(layer.p), None
         if spiking is not None:
@@ -100,7 +101,7 @@ class _Plan:
         return (
             self.shape == x.shape
             and self.device == place(x)
-            and same(own, _OPTIONS, self.options)
+            and same(own, self.names, self.options)
             and self.backend == backends.requested()
             and (self.steep is None or self.alpha == float(self.steep.alpha))
         )

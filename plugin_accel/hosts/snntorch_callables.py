@@ -10,23 +10,19 @@ reset.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from snntorch import surrogate
 from torch import Tensor
 
+from plugin_accel.hosts.known import Known
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.neurons.layout import STEP, steps
 from plugin_accel.surrogates import trial
 
-_deviant: set[Any] = set()
-"""Callables that fired otherwise than expected, once."""
-
-
-caches: list[Any] = []
-"""What has been concluded from the behaviour of callables."""
+conclusions: list[Known[Any]] = []
+"""What follows from the behaviour of callables."""
 
 
 class Behaviour(NamedTuple):
@@ -45,22 +41,18 @@ class Behaviour(NamedTuple):
     draws: bool = False
 
 
-@lru_cache(maxsize=256)
+@Known
 def behaviour(spike_grad: Callable[..., Any]) -> Behaviour:
     """Looks at what a callable does, leaving torch's generator as it was."""
     before = torch.random.get_rng_state()
     try:
         with trial():
-            found = _looked_at(spike_grad, before)
+            return _looked_at(spike_grad, before)
     except Exception as error:
         why = f"cannot be tried out ({type(error).__name__}: {error})"
         return Behaviour(why, why)
     finally:
         torch.random.set_rng_state(before)
-    return found._replace(refusal="did not fire at membrane > threshold") if spike_grad in _deviant else found
-
-
-caches.append(behaviour)
 
 
 def _looked_at(spike_grad: Callable[..., Any], before: Tensor) -> Behaviour:
@@ -125,6 +117,6 @@ def _is_one(p: Tensor) -> bool:
 
 def deviates(spike_grad: Callable[..., Any]) -> None:
     """Remembers that a callable is not to be combined with the kernels."""
-    _deviant.add(spike_grad)
-    for cache in caches:
-        cache.cache_clear()
+    behaviour.put(spike_grad, behaviour(spike_grad)._replace(refusal="did not fire at membrane > threshold"))
+    for conclusion in conclusions:
+        conclusion.forget(spike_grad)

@@ -15,14 +15,14 @@ import torch
 from snntorch import surrogate
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from plugin_accel.hosts.snntorch_callables import behaviour, caches
+from plugin_accel.hosts.known import Known
+from plugin_accel.hosts.snntorch_callables import behaviour, conclusions
 from plugin_accel.neurons import SnnTorchConfig
 from plugin_accel.neurons.config import decode
 from plugin_accel.neurons.snntorch_leaky import NO_GRADIENT
 from plugin_accel.surrogates import Surrogate, trial
 
 _RESETS = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
-_NO_RESET = snn.Leaky._base_int
 _RESET_VALUES = {"subtract": 0, "zero": 1, "none": 2}
 
 # Factory of snntorch.surrogate: the kernels' name for what it makes, and the parameters, from its variables by name.
@@ -68,7 +68,7 @@ def _variables(function: FunctionType) -> dict[str, Any]:
     return dict(zip(function.__code__.co_freevars, (cell.cell_contents for cell in cells), strict=True))
 
 
-@lru_cache(maxsize=256)
+@Known
 def recognised(spike_grad: Callable[..., Any]) -> Surrogate | None:
     """The kernels' form of a callable that snnTorch's own surrogate module made; None for any other.
 
@@ -109,11 +109,8 @@ def _behaves(spike_grad: Callable[..., Any], ours: Surrogate) -> bool:
 
 def draws(spike_grad: Any) -> bool:
     """Whether going back through a surrogate takes random numbers."""
-    try:
-        with torch._C.DisableTorchFunction():  # time fusion, which asks, records what goes through torch
-            return spike_grad is not None and recognised(spike_grad) is None and behaviour(spike_grad).draws
-    except TypeError:  # unhashable
-        return False
+    with torch._C.DisableTorchFunction():  # time fusion, which asks, records what goes through torch
+        return spike_grad is not None and recognised(spike_grad) is None and behaviour(spike_grad).draws
 
 
 def is_narrow(layer: Any) -> bool:
@@ -131,27 +128,45 @@ def read(layer: Any, zero: str, delayable: bool) -> Options:
     """
     function = layer.state_function
     facts = (
-        function.__func__ if function.__self__ is layer else None,
+        _reset_of(function) if getattr(function, "__self__", None) is layer else None,
         bool(getattr(layer, "reset_delay", True)),
         delayable,
         bool(layer.state_quant),
         bool(layer.inhibition),
         zero,
     )
-    try:
-        if not torch.compiler.is_compiling():
-            return _options(layer.spike_grad, *facts)
-        if _constant_known(layer):
-            return _constant_options(layer.spike_grad, *facts)
-        return _constant_called(layer, *facts)  # the callable is guarded when it is called, in the trace
-    except TypeError:  # unhashable
-        return Options("none", True, None, False, ("spike_grad is not hashable",))
+    if not torch.compiler.is_compiling():
+        return _options(layer.spike_grad, *facts)
+    if _constant_known(layer):
+        return _constant_options(layer.spike_grad, *facts)
+    return _constant_called(layer, *facts)  # the callable is guarded when it is called, in the trace
 
 
-@lru_cache(maxsize=512)
-def _options(
+def _reset_of(function: Any) -> str | None:
+    """The reset that a `state_function` makes; None if it is not one of snnTorch's."""
+    of_snntorch = getattr(function, "__module__", "").startswith("snntorch.")
+    return _RESETS.get(getattr(function, "__name__", "")) if of_snntorch else None
+
+
+@Known
+def _made(spike_grad: Callable[..., Any]) -> dict[tuple[Any, ...], Options]:
+    return {}
+
+
+conclusions.append(_made)
+
+
+def _options(spike_grad: Callable[..., Any], *facts: Any) -> Options:
+    known = _made(spike_grad)
+    found = known.get(facts)
+    if found is None:
+        found = known[facts] = _make(spike_grad, *facts)
+    return found
+
+
+def _make(
     spike_grad: Callable[..., Any],
-    function: Any,
+    reset: str | None,
     delay: bool,
     delayable: bool,
     quantised: bool,
@@ -159,8 +174,7 @@ def _options(
     zero: str,
 ) -> Options:
     reasons = []
-    reset = _RESETS.get(getattr(function, "__name__", ""))
-    if reset is None or not getattr(function, "__module__", "").startswith("snntorch."):
+    if reset is None:
         reasons.append("state_function is not one of snnTorch's own, bound to this layer")
     made, called = recognised(spike_grad), False
     if made is None:
@@ -180,9 +194,6 @@ def _options(
     kind = zero if reset == "zero" else reset or "none"
     key = SnnTorchConfig(kind, delay, surrogate=made).encoded
     return Options(kind, delay, made, inhibition, tuple(reasons), called or made is not NO_GRADIENT, called, key)
-
-
-caches.append(_options)
 
 
 _values = WeakTensorKeyDictionary()
@@ -214,7 +225,7 @@ def _mechanism_differs(layer: Any) -> str | None:
 def without_reset(spike_grad: Callable[..., Any], quantised: bool) -> Options:
     """The options of a layer that has neither states nor a reset."""
     make = _constant_options if torch.compiler.is_compiling() else _options
-    return make(spike_grad, _NO_RESET, True, False, quantised, False, "zero_after")
+    return make(spike_grad, "none", True, False, quantised, False, "zero_after")
 
 
 def config(options: Options, recurrent: bool, narrow: bool, time_dim: int) -> SnnTorchConfig:

@@ -17,6 +17,7 @@ from plugin_accel import backends
 from plugin_accel._C import alike, guard, same
 from plugin_accel.hosts import snntorch_options as so
 from plugin_accel.hosts.inputs import is_watched
+from plugin_accel.hosts.known import watched
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
 from plugin_accel.hosts.snntorch_callables import spikes_by
@@ -43,6 +44,7 @@ class _Plan:
         "device",
         "guard",
         "hears",
+        "names",
         "options",
         "run",
         "shape",
@@ -52,9 +54,7 @@ class _Plan:
     )
 
     def __init__(self, form: Form, layer: Any, x: Tensor, recurrent: tuple[Tensor, ...], runs: Runs) -> None:
-        options_now = [layer.__dict__.get(name) for name in _OPTIONS]
-        # A method would keep what it is bound to alive: the layer, or a network with the layer in it.
-        self.options = tuple([v if _is_of_class(v) else getattr(v, "__func__", v) for v in options_now])
+        self.names, self.options = watched(layer.__dict__, _OPTIONS)
         self.shape, self.device, self.backend, self.hears = x.shape, place(x), backends.requested(), len(recurrent)
         self.computed: Params = ((), ())
         self.values: list[tuple[str, Tensor, Any]] = []  # from which they were computed
@@ -64,7 +64,7 @@ class _Plan:
         self.shapes: tuple[torch.Size, ...] = ()
         options = form.options(layer)
         prepare = getattr(backends.choose(x.device, FP32, form.neuron.name), "prepare", None)
-        if options.reasons or options.inhibition or prepare is None:
+        if options.reasons or options.inhibition or prepare is None or self.names != _OPTIONS:
             return
         params = _parameters(form, layer, self, recurrent)
         if params is None:
@@ -84,16 +84,12 @@ class _Plan:
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
         """Whether a layer with these attributes and this input is as it was."""
-        alike_options = same(own, _OPTIONS, self.options)
+        alike_options = same(own, self.names, self.options)
         alike_input = self.shape == x.shape and self.device == place(x)
         return alike_input and alike_options and self.backend == backends.requested()
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
-
-
-def _is_of_class(option: Any) -> bool:
-    return isinstance(getattr(option, "__self__", None), type)
 
 
 def _own(layer: Any, name: str) -> Any:
