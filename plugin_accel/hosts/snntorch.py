@@ -21,7 +21,7 @@ from plugin_accel.hosts.fallbacks import last_fallback, refused
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.hosts.snntorch_call import Form, call
 from plugin_accel.hosts.snntorch_params import BETA, BETA_AND_ALPHA, alpha_beta_tau, beta, beta_and_alpha, lapicque
-from plugin_accel.hosts.snntorch_probe import differs
+from plugin_accel.hosts.snntorch_probe import differs, host_class
 from plugin_accel.hosts.snntorch_recurrent import one_to_one, recurrent_call, recurrent_sequence
 from plugin_accel.hosts.snntorch_step import quick_step
 from plugin_accel.neurons import SNNTORCH_ALPHA, SNNTORCH_LAPICQUE, SNNTORCH_LEAKY, SNNTORCH_SYNAPTIC
@@ -134,19 +134,12 @@ class RSynaptic(snn.RSynaptic):
 
 __all__ = ["classes", "last_fallback", "neuron", "owns", "reasons", "sequence"]
 
+_ACCELERATED: tuple[type[nn.Module], ...] = (
+    *(Leaky, Lapicque, Synaptic, Alpha, RLeaky, RSynaptic, sd.DeltaLeaky),
+    *(sl.StateLeaky, sl.LinearLeaky, sl.LeakyParallel, sl.SLSTM, sl.SConv2dLSTM),
+)
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
-    snn.Leaky: Leaky,
-    snn.Lapicque: Lapicque,
-    snn.Synaptic: Synaptic,
-    snn.Alpha: Alpha,
-    snn.RLeaky: RLeaky,
-    snn.RSynaptic: RSynaptic,
-    snn.DeltaLeaky: sd.DeltaLeaky,
-    snn.StateLeaky: sl.StateLeaky,
-    snn.LinearLeaky: sl.LinearLeaky,
-    snn.LeakyParallel: sl.LeakyParallel,
-    snn.SLSTM: sl.SLSTM,
-    snn.SConv2dLSTM: sl.SConv2dLSTM,
+    host_class(ours.__name__): ours for ours in _ACCELERATED if hasattr(snn, ours.__name__)
 }
 _FORMS: dict[type[nn.Module], Form] = {
     Leaky: _LEAKY,
@@ -205,7 +198,7 @@ def classes() -> Mapping[type[nn.Module], type[nn.Module]]:
 
 def why_left(module: nn.Module) -> str | None:
     """Why a layer's class has no accelerated version, if there is more to say than that."""
-    if type(module) is snn.AssociativeLeaky:
+    if type(module) is getattr(snn, "AssociativeLeaky", None):
         return "AssociativeLeaky is made of matrix products and cumulative products, which torch runs as they are"
     return _different().get(type(module))
 

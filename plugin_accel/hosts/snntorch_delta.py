@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import snntorch as snn
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from plugin_accel.hosts.inputs import number
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import FP32, FP64, Form, call
 from plugin_accel.hosts.snntorch_params import Params
+from plugin_accel.hosts.snntorch_probe import host_class
 from plugin_accel.hosts.snntorch_step import quick_step
 from plugin_accel.neurons import SNNTORCH_DELTA
 from plugin_accel.neurons.layout import STEP
@@ -86,8 +86,11 @@ def _step(layer: Any, x: Any, state: Any) -> Any:
     return spikes, (mem, before)
 
 
-class DeltaLeaky(snn.DeltaLeaky):
-    __doc__ = snn.DeltaLeaky.__doc__
+_DeltaLeaky = host_class("DeltaLeaky")
+
+
+class DeltaLeaky(_DeltaLeaky):
+    __doc__ = _DeltaLeaky.__doc__
 
     def forward(self, input_: Tensor, mem: Any = None) -> Any:
         try:

@@ -20,7 +20,10 @@ from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import FP32, as_param
+from plugin_accel.hosts.snntorch_probe import host_class
 from plugin_accel.neurons import SNNTORCH_LEAKY, SNNTORCH_PARALLEL, Neuron, Result, run_unchecked
+
+_StateLeaky, _LinearLeaky = host_class("StateLeaky"), host_class("LinearLeaky")
 
 
 def _options(layer: Any) -> so.Options:
@@ -86,8 +89,8 @@ def _state_leaky(layer: Any, x: Tensor) -> Any:
     return layer.spk, result.kept
 
 
-class StateLeaky(snn.StateLeaky):
-    __doc__ = snn.StateLeaky.__doc__
+class StateLeaky(_StateLeaky):
+    __doc__ = _StateLeaky.__doc__
 
     def forward(self, input_: Tensor) -> Any:
         try:
@@ -97,8 +100,8 @@ class StateLeaky(snn.StateLeaky):
             return super().forward(input_)
 
 
-class LinearLeaky(snn.LinearLeaky):
-    __doc__ = snn.LinearLeaky.__doc__
+class LinearLeaky(_LinearLeaky):
+    __doc__ = _LinearLeaky.__doc__
 
     def forward(self, input_: Tensor) -> Any:
         try:
