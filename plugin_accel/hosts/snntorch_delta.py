@@ -86,7 +86,7 @@ def _step(layer: Any, x: Any, state: Any) -> Any:
     return spikes, (mem, before)
 
 
-_DeltaLeaky = host_class("DeltaLeaky")
+_DeltaLeaky: Any = host_class("DeltaLeaky")
 
 
 class DeltaLeaky(_DeltaLeaky):

@@ -23,7 +23,8 @@ from plugin_accel.hosts.snntorch_call import FP32, as_param
 from plugin_accel.hosts.snntorch_probe import host_class
 from plugin_accel.neurons import SNNTORCH_LEAKY, SNNTORCH_PARALLEL, Neuron, Result, run_unchecked
 
-_StateLeaky, _LinearLeaky = host_class("StateLeaky"), host_class("LinearLeaky")
+_StateLeaky: Any = host_class("StateLeaky")
+_LinearLeaky: Any = host_class("LinearLeaky")
 
 
 def _options(layer: Any) -> so.Options:

@@ -12,7 +12,7 @@ from torch import nn
 
 from plugin_accel.conversion.exchange import base_class, exchange
 from plugin_accel.conversion.fusion.engine import Engine
-from plugin_accel.conversion.fusion.guards import ENGINE, RUNNER
+from plugin_accel.conversion.fusion.guards import CALLS, ENGINE, RUNNER
 
 __all__ = ["engine_of", "fuse", "fused", "is_fused", "unfuse"]
 
@@ -108,7 +108,8 @@ def fuse(module: nn.Module, explain: bool) -> str | None:
 
 def unfuse(module: nn.Module) -> None:
     """Gives a module its own class back."""
-    vars(module).pop(RUNNER, None)
+    for key in (CALLS, RUNNER):
+        vars(module).pop(key, None)
     if is_fused(module):
         exchange(module, base_class(module).__bases__[0])
         vars(module).pop(ENGINE, None)

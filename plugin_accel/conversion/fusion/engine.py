@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 
 from plugin_accel import modes
-from plugin_accel.conversion.fusion.guards import Guards
+from plugin_accel.conversion.fusion.guards import CALLS, Guards
 from plugin_accel.conversion.fusion.layers import Layers
 from plugin_accel.conversion.fusion.probes import is_checkpointed
 from plugin_accel.conversion.fusion.program import Unfusable, flatten, frozen
@@ -40,6 +41,20 @@ class _Variant:
         self.reason: str | None = None
         self.replay: Replay | None = None
         self.table = ""
+
+
+class _Calls:
+    """What is known of calls that were handed a module: kept by the module, so that it goes with it."""
+
+    def __init__(self) -> None:
+        self.by: WeakKeyDictionary[Engine, dict[Any, list[_Variant]]] = WeakKeyDictionary()
+
+    # A copy has its own modules, so it starts anew; a pickle needs none of this to be read.
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
 
 
 class Engine:
@@ -105,10 +120,11 @@ class Engine:
         key = self._key(leaves, spec, roots)
         if key is None:
             return None, leaves
-        if key not in self._variants and len(self._variants) >= _MOST_SIGNATURES:
+        known = self._known(leaves)
+        if key not in known and len(known) >= _MOST_SIGNATURES:
             self.reason = f"more than {_MOST_SIGNATURES} signatures"
             return None, leaves
-        variants = self._variants.setdefault(key, [])
+        variants = known.setdefault(key, [])
         for variant in variants:
             if variant.guards is None or variant.guards.hold(leaves):
                 return variant, leaves
@@ -117,6 +133,17 @@ class Engine:
             return None, leaves
         variants.append(_Variant())
         return variants[-1], leaves
+
+    def _known(self, leaves: list[Any]) -> dict[Any, list[_Variant]]:
+        """The fused forms by signature: of a function that is handed networks, those for the first of them."""
+        net = next((leaf for leaf in leaves if isinstance(leaf, nn.Module)), None)
+        if net is None:
+            return self._variants
+        calls = vars(net).get(CALLS)
+        if calls is None:
+            calls = vars(net)[CALLS] = _Calls()
+        found: dict[Any, list[_Variant]] = calls.by.setdefault(self, {})
+        return found
 
     def _record(self, variant: _Variant, function: Any, args: Any, kwargs: Any, leaves: list[Any], roots: Any) -> Any:
         layers = Layers()

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from plugin_accel.conversion.fusion.places import Cell, Place, tensors_in
 from plugin_accel.conversion.fusion.program import Unfusable, meta_of
 
-__all__ = ["ENGINE", "RUNNER", "SIMPLE", "Guards", "is_foreign"]
+__all__ = ["CALLS", "ENGINE", "OURS", "RUNNER", "SIMPLE", "Guards", "is_foreign"]
 
-# Where a module keeps what runs its forward fused; neither is part of what the forward reads.
+# Where a module keeps what runs its forward fused, and calls with it among the arguments; no forward reads them.
 ENGINE = "_plugin_accel_fusion"
 RUNNER = "_plugin_accel_run"
+CALLS = "_plugin_accel_calls"
+OURS = (ENGINE, RUNNER, CALLS)
 
 SIMPLE = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.Size, range, slice)
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
@@ -238,9 +240,7 @@ class Guards:
                     self._tensors.append((values[registry], name, tuple(meta_of(tensor)[:4])))
         foreign = self._is_foreign(type(module).__module__)
         for key in list(values):
-            if key not in (*_REGISTRIES, *_HOOKS, ENGINE, RUNNER) and (
-                foreign or self._everything or key in self._names
-            ):
+            if key not in (*_REGISTRIES, *_HOOKS, *OURS) and (foreign or self._everything or key in self._names):
                 if foreign and not isinstance(values[key], (*SIMPLE, tuple)):
                     continue
                 self.add(values, key)

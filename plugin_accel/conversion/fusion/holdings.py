@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plugin_accel.conversion.fusion.guards import ENGINE, RUNNER, SIMPLE
+from plugin_accel.conversion.fusion.guards import OURS, SIMPLE
 from plugin_accel.conversion.fusion.places import Place, containers, tensors_in
 from plugin_accel.conversion.fusion.program import Unfusable, flatten
 
@@ -75,7 +75,7 @@ class Holdings:
             for key, value in values.items():
                 if isinstance(value, Tensor):
                     self.put(value, Place(values, key))
-                elif key not in (*_REGISTRIES, ENGINE, RUNNER):
+                elif key not in (*_REGISTRIES, *OURS):
                     for path, tensor in tensors_in(value):
                         self.put(tensor, Place(values, key, path))
 
@@ -138,7 +138,7 @@ def _snapshot(module: nn.Module) -> _Snapshot:
     found: _Snapshot = {}
     for registry in ("", *_REGISTRIES):
         for key, value in (values if registry == "" else values[registry]).items():
-            if registry == "" and key in (*_REGISTRIES, ENGINE, RUNNER):
+            if registry == "" and key in (*_REGISTRIES, *OURS):
                 continue
             content: tuple[Any, ...] | None = None
             if isinstance(value, dict):
