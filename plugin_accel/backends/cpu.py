@@ -13,7 +13,7 @@ from torch import Tensor
 from plugin_accel import _C
 from plugin_accel.backends import cpu_linear, cpu_recurrent, cpu_sequence, cpu_step
 from plugin_accel.backends.cpu_arguments import Parameter, alike_of, static_of
-from plugin_accel.backends.cpu_memory import POOLED_BYTES, pooled
+from plugin_accel.backends.cpu_memory import POOLED_BYTES, granted_bytes, pooled
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import Layout, layout_of
@@ -29,8 +29,9 @@ def empty_cache() -> None:
     """Give the memory that the `cpu` backend keeps for recycling back to the system.
 
     Outputs, gradients and saved tensors of the kernels live in recycled memory, because the page faults of fresh
-    memory cost more than the kernels themselves. At most an eighth of the machine's memory is kept; the environment
-    variable `PLUGIN_ACCEL_POOL_MB` sets another bound (0: keep nothing).
+    memory cost more than the kernels themselves. At most an eighth of the machine's memory is kept, or of what its
+    container or batch system grants the process; the environment variable `PLUGIN_ACCEL_POOL_MB` sets another bound
+    (0: keep nothing).
     """
     _C.pool_trim()
 
@@ -38,6 +39,9 @@ def empty_cache() -> None:
 def _set_pool_limit() -> None:
     text = os.environ.get("PLUGIN_ACCEL_POOL_MB")
     if text is None:
+        granted = granted_bytes()
+        if granted is not None:
+            _C.pool_set_limit(min(_C.pool_limit(), granted // 8))
         return
     if not text.isdecimal():
         raise ValueError(f"PLUGIN_ACCEL_POOL_MB: expected a whole number of megabytes, got {text!r}")

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import plugin_accel
 from plugin_accel import _C
+from plugin_accel.backends.cpu_memory import granted_bytes
 
 SHAPE = (8, 100, 256)
 STEPS = 8 * 100 * 256
@@ -156,6 +158,7 @@ def test_the_bound_of_the_pool(megabytes: str | None, kept: int) -> None:
     script = f"""
 import torch, sinabs.layers as sl, plugin_accel
 from plugin_accel import _C
+from plugin_accel.backends.cpu_memory import granted_bytes
 layer = plugin_accel.convert(sl.IAF())
 with torch.no_grad():
     layer(torch.randn{SHAPE})
@@ -178,3 +181,29 @@ def _python(script: str, megabytes: str | None) -> subprocess.CompletedProcess[s
     if megabytes is not None:
         environment["PLUGIN_ACCEL_POOL_MB"] = megabytes
     return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": "4096"}, 4096),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": "8192", "memory.max": "9000"}, 8192),
+        ("0::/elsewhere/b\n", {"memory.max": "4096"}, 4096),  # as a container sees the path outside of it
+        ("4:cpu,memory:/job\n0::/\n", {"memory/job/memory.limit_in_bytes": "4096"}, 4096),
+        ("4:cpuset:/job\n", {"memory/job/memory.limit_in_bytes": "4096"}, None),
+        ("nonsense", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_what_a_container_grants(
+    groups: str | None, files: dict[str, str], expected: int | None, tmp_path: Path
+) -> None:
+    root = tmp_path / "cgroup"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
+    own = tmp_path / "self"
+    if groups is not None:
+        own.write_text(groups)
+    assert granted_bytes(own, root) == expected
