@@ -54,7 +54,7 @@ class CpuStep:
         walks = [_strides(p, inner_shape) or (inner, 1) for p in params]
         self.states = len(neuron.states(config))
         alike = [name in neuron.summed_inputs for name in neuron.params(config)]
-        masks = reached(neuron, config, False)
+        masks = reached(neuron, config)
         before = tuple([masks[name] for name in ("x", *neuron.states(config))])
         acts_on = [masks[name] for name in neuron.params(config)]
         self._reads = _Reads(neuron, config, alike)

@@ -83,7 +83,7 @@ class CudaStep:
         ]
         names = neuron.params(config)
         self._alike = [name in neuron.summed_inputs for name in names]
-        masks = reached(neuron, config, False)
+        masks = reached(neuron, config)
         self._acts_on = [masks[name] for name in ("x", *neuron.states(config), *names)]
         self._shapes = [p.shape for p in params]
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}

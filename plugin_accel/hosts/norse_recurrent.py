@@ -204,7 +204,7 @@ def run_steps(form: RecurrentForm, layer: Any, x: Tensor, state: Any, record: bo
     step = _step(form, ready, ready.drive.detach()[0])
     if step is None or not step.copies:
         step = KernelStep(backend, neuron, ready.config, ready.params)
-    return run_recurrent(step, ready.drive, ready.weight, z, states, ready.params, record=record)
+    return run_recurrent(neuron, ready.config, step, ready.drive, ready.weight, z, states, ready.params, record=record)
 
 
 LIF = RecurrentForm(nf.LIF, "lif_detached", lif.lif_step, lif.LIFState)

@@ -189,6 +189,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, matrix: Tensor, limits: BreakEven) -> Tensor:
+        ctx.set_materialize_grads(False)
         need_x, need_weight, _ = ctx.needs_input_grad[:3]
         outputs = weight.shape[0]
         ready = packed(weight, matrix.shape[0])
@@ -209,7 +210,9 @@ class _Product(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is None:  # not zeros, on which a weight decay would act
+            return (None,) * 5
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         weight, *rest = ctx.saved_tensors
         grad = g.reshape(-1, g.shape[-1])

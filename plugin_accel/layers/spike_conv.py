@@ -74,13 +74,16 @@ class _SpikeConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y, mask, binary = _forward(call, x, weight, bias)
+        ctx.set_materialize_grads(False)
         ctx.call = call
         wanted = ctx.needs_input_grad[2]
         ctx.save_for_backward(weight, mask if wanted else None, x if wanted and not binary else None)
         return y
 
     @staticmethod
-    def backward(ctx: Any, g_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g_y: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g_y is None:  # not zeros, on which a weight decay would act
+            return (None,) * 4
         if torch.is_grad_enabled():  # create_graph: what comes out must say that it cannot be differentiated again
             return _once(ctx, g_y)
         call: _Call = ctx.call

@@ -169,7 +169,7 @@ class Neuron(ABC):
     def acts_on(self, config: Any, name: str) -> tuple[str, ...] | None:
         """Results of one step ("out", states) that the input "x", a state or a parameter acts on, as the host has it.
 
-        None for all of them.
+        None: as the graph of `step` has it.
         """
         return None
 

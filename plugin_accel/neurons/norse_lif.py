@@ -23,6 +23,11 @@ class NorseNeuron(Neuron):
     def reads_input(self, config: Any, params_wanted: Sequence[bool]) -> bool:
         return any(params_wanted)
 
+    def acts_on(self, config: Any, name: str) -> tuple[str, ...] | None:
+        # Norse's hook on the recurrent weights cannot take None. In a cell their product is in the current.
+        heard = name == "recurrent" or (name == "i" and config.detached and not config.recurrent)
+        return ("out", *self.states(config)) if heard else None
+
 
 def reset(config: Any, w: Tensor, z: Tensor, target: Tensor) -> Tensor:
     """(1 - z) w + z target; z is a constant of a detached neuron."""

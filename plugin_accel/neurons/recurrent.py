@@ -15,6 +15,7 @@ from torch import Tensor
 from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.neuron import Incoming, Kernels, Neuron, Saved, Wanted
 from plugin_accel.neurons.prepared import PreparedStep
+from plugin_accel.neurons.reach import ANY, present, reached, without_unreached
 
 
 class KernelStep:
@@ -63,7 +64,9 @@ class KernelStep:
         incoming = Incoming(grads[0], None, tuple(grads[1:]), None, ())
         wanted = Wanted(needs[0], tuple(needs[1:]), (*[i in learned for i in range(len(self._params))], False))
         g = self._kernels.backward(self._neuron, self._config, saved, incoming, wanted, None)
-        return [g.x, *g.first, *[g.params[i] for i in learned]]
+        names = ["x", *self._neuron.states(self._config), *[self._neuron.params(self._config)[i] for i in learned]]
+        found = [g.x, *g.first, *[g.params[i] for i in learned]]
+        return without_unreached(reached(self._neuron, self._config), names, present(incoming), found)
 
 
 class RecurrentResult(NamedTuple):
@@ -78,6 +81,8 @@ class RecurrentResult(NamedTuple):
 
 
 class _Call(NamedTuple):
+    neuron: Neuron
+    config: Config
     step: PreparedStep
     params: Sequence[Tensor]
     learned: tuple[int, ...]
@@ -161,14 +166,21 @@ class _Recurrent(torch.autograd.Function):
         if needs[2]:
             heard = torch.cat((spikes.unsqueeze(0), out[:-1])).view(-1, size)
             g_weight = torch.mm(g_drive.view(-1, size).t(), heard)
-        return (
-            None,
-            g_drive if needs[1] else None,
-            g_weight,
-            g_z if needs[3] else None,
-            *(g if need else None for g, need in zip(g_states, needs[4 : 4 + n], strict=True)),
-            *g_learned,
-        )
+        neuron, config = ctx.call.neuron, ctx.call.config
+        params = neuron.params(config)
+        names = [
+            "x",
+            "weight",
+            "x",
+            *neuron.states(config),
+            *[params[i] for i in learned],
+        ]  # what is heard adds to the input
+        arrived = present(Incoming(grads[0], None, grads[1 : 1 + n], None, g_records))
+        own = [g_drive, g_weight, g_z, *g_states, *g_learned]
+        masks = reached(neuron, config, steps, fed=True)
+        masks = {**masks, "weight": masks["x"] if weight._backward_hooks is None else ANY}
+        found = without_unreached(masks, names, arrived, own)
+        return (None, *[g if need else None for g, need in zip(found, needs[1:], strict=True)])
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -176,6 +188,8 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def run_recurrent(
+    neuron: Neuron,
+    config: Config,
     step: PreparedStep,
     drive: Tensor,
     weight: Tensor,
@@ -188,6 +202,8 @@ def run_recurrent(
     """Runs a prepared step over a sequence, its spikes coming back through a weight matrix.
 
     Args:
+        neuron: The model.
+        config: Of a single step.
         step: Prepared for one step of `drive`, with the recurrent input as the last parameter.
         drive: What reaches the neurons from outside, [T, ..., N], dense, T > 0.
         weight: Recurrent weights, [N, N]: to, from.
@@ -199,7 +215,7 @@ def run_recurrent(
     differentiated = torch.is_grad_enabled()
     learned = tuple([i for i, p in enumerate(params) if p.requires_grad]) if differentiated else ()
     flat = _Recurrent.apply(  # type: ignore[no-untyped-call]
-        _Call(step, params, learned, record, differentiated),
+        _Call(neuron, config, step, params, learned, record, differentiated),
         drive,
         weight,
         spikes,

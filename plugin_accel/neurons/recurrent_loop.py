@@ -13,7 +13,7 @@ from torch import Tensor
 
 from plugin_accel.neurons.config import Config
 from plugin_accel.neurons.neuron import Derived, Incoming, Neuron
-from plugin_accel.neurons.reach import present, reached, without_unreached
+from plugin_accel.neurons.reach import ANY, present, reached, without_unreached
 
 
 class Connection(NamedTuple):
@@ -198,9 +198,10 @@ class _Loop(torch.autograd.Function):
             if g is not None:
                 g = ((g if rest_of is None else g - rest_of) * d.slope).sum_to_size(d.tau.shape)
             taus.append(g)
-        names = ["x", "x", "x", "x", *call.neuron.states(call.config)]  # the connection adds to the input
+        names = ["x", "weight", "x", "x", *call.neuron.states(call.config)]  # the connection adds to the input
         names += [name for name in call.neuron.params(call.config) if name != "recurrent"]
-        masks = reached(call.neuron, call.config, kept.shape[call.time_dim] > 1, fed=True)
+        masks = reached(call.neuron, call.config, kept.shape[call.time_dim], fed=True)
+        masks = {**masks, "weight": masks["x"] if weight._backward_hooks is None else ANY}
         arrived = present(Incoming(grads[0], None, grads[2 : 2 + n], grads[1], grads[2 + n :]))
         own = [back.x, back.weight, back.bias, back.spikes, *back.first, *back.params]
         wanted = [*needs[1:5], *needs[5 : 5 + n + len(params)]]

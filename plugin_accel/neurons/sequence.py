@@ -220,7 +220,7 @@ class _Sequence(torch.autograd.Function):
         g = call.kernels.backward(call.neuron, call.config, saved, incoming, wanted, dspike_dv)
         names = ("x", *call.neuron.states(call.config), *call.neuron.params(call.config))
         dim = call.config.time_dim
-        masks = reached(call.neuron, call.config, dim != STEP and saved.like.shape[dim] > 1)
+        masks = reached(call.neuron, call.config, 1 if dim == STEP else saved.like.shape[dim])
         g_x, *others = without_unreached(masks, names, present(incoming), (g.x, *g.first, *g.params))
         first, params = others[:states], tuple(others[states:])
         derived = call.derive(ctx.needs_input_grad, params) if call.derived else ()

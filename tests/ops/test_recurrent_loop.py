@@ -153,7 +153,8 @@ def test_the_loop_equals_steps_in_python(case: Case) -> None:
     seen = [made.out, *made.last, *made.records]
     assert case.spikes is not None
     step = KernelStep(BACKEND, case.neuron, case.config, case.params)
-    plain = run_recurrent(step, case.x, case.weight, case.spikes, case.first, case.params, record=True)
+    inputs = case.x, case.weight, case.spikes, case.first, case.params
+    plain = run_recurrent(case.neuron, case.config, step, *inputs, record=True)
     wanted = [plain.out, *plain.last, *plain.records]
     assert torch.equal(made.out, plain.out)
     pairs = [*zip(seen, wanted, strict=True), *zip(case.gradients(seen), case.gradients(wanted), strict=True)]
