@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
+
+from plugin_accel.modes import has_global_hook
 
 FP32 = torch.float32
 
@@ -26,7 +27,7 @@ def _plain(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
-        or nn_module._has_any_global_hook()
+        or has_global_hook()
     )
 
 

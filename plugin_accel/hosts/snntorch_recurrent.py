@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from snntorch._neurons import rleaky, rsynaptic
 from torch import Tensor, nn
-from torch.nn.modules import module as nn_module
 
 from plugin_accel import backends
 from plugin_accel.hosts import snntorch_options as so
@@ -31,13 +30,12 @@ from plugin_accel.hosts.snntorch_call import (
     parameters,
 )
 from plugin_accel.hosts.snntorch_step import is_prepared, quick_step
+from plugin_accel.modes import has_global_hook
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, run_known
 from plugin_accel.neurons.recurrent_loop import Connection, Loop, offers, run_loop
 
 _ONE_TO_ONE = (rleaky.RecurrentOneToOne, rsynaptic.RecurrentOneToOne)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_GLOBAL_HOOKS = [getattr(nn_module, f"_global{name}") for name in _HOOKS]
 
 
 def recurrent_call(form: Form, layer: Any, x: Tensor, spk: Any, given: Sequence[Any]) -> Stepped:
@@ -136,7 +134,7 @@ def one_to_one(form: Form, layer: Any, x: Any, spk: Any, given: Sequence[Any]) -
     inside = module.__dict__
     if "forward" in inside or inside["_forward_hooks"] or inside["_forward_pre_hooks"]:
         return None
-    if inside["_backward_hooks"] or inside["_backward_pre_hooks"] or any(_GLOBAL_HOOKS):
+    if inside["_backward_hooks"] or inside["_backward_pre_hooks"] or has_global_hook():
         return None
     weight = inside["_parameters"].get("V")
     if weight is None:

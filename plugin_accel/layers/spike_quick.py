@@ -9,13 +9,12 @@ import weakref
 
 import torch
 from torch import Tensor
-from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.nn import functional as F
 
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.layers import spike_choice
 from plugin_accel.layers.spike_weights import FEW_LINES, KNOWN, Plan, is_current, known
-from plugin_accel.modes import has_function_mode
+from plugin_accel.modes import has_function_mode, may_count_saved
 
 FEW_ROWS = 16
 """So many are looked at and multiplied in one call of the library."""
@@ -59,7 +58,7 @@ def quick_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         and type(x) is Tensor
         and x.numel() == of.skipped[training]
         and spike_choice.pinned() is None
-        and not (training and _top_saved_tensors_default_hooks(False))  # checkpointing repeats the call, and counts
+        and not (training and may_count_saved())  # checkpointing repeats the call, and counts
     ):
         of.skip[training] -= 1
         return F.linear(x, weight, bias)

@@ -13,8 +13,7 @@ from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from plugin_accel import modes
 from plugin_accel.conversion.fusion.guards import CALLS, Guards
 from plugin_accel.conversion.fusion.layers import Layers
-from plugin_accel.conversion.fusion.probes import is_checkpointed
-from plugin_accel.conversion.fusion.program import Unfusable, flatten, frozen
+from plugin_accel.conversion.fusion.program import Unfusable, flatten, frozen, key_of
 from plugin_accel.conversion.fusion.record import Recorder
 from plugin_accel.conversion.fusion.replay import Replay
 from plugin_accel.conversion.fusion.rewrite import rewrite
@@ -92,7 +91,7 @@ class Engine:
         variant, leaves = self.ready(args, kwargs, roots)
         if variant is None:
             return function(*args, **kwargs)
-        if not variant.proven and is_checkpointed():
+        if not variant.proven and modes.is_checkpointed():
             self.reason = "activation checkpointing: call it three times without, and it runs fused with it too"
             return function(*args, **kwargs)
         if variant.replay is not None:
@@ -235,7 +234,7 @@ class Engine:
             return "torch traces or compiles the call"
         if _len_torch_dispatch_stack() or modes.has_function_mode():
             return "a torch mode is active"
-        if torch.nn.modules.module._has_any_global_hook():
+        if modes.has_global_hook():
             return "torch has global module hooks"
         if torch.is_inference_mode_enabled():
             return "inference mode: tensors there do not tell of edits; use no_grad"
@@ -257,7 +256,7 @@ class Engine:
         # A shallow copy, such as a replica of DataParallel, shares the engine but not the weights.
         owners = tuple(map(id, roots))
         defaults = torch.get_default_dtype(), modes.default_devices()
-        return owners, tuple(parts), spec, torch.is_grad_enabled(), amp, dtypes, defaults
+        return owners, tuple(parts), key_of(spec), torch.is_grad_enabled(), amp, dtypes, defaults
 
 
 def _told(error: Exception) -> str:

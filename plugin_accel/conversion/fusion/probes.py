@@ -14,7 +14,6 @@ __all__ = [
     "Unwatched",
     "autocast",
     "has_mask",
-    "is_checkpointed",
     "is_hooked",
     "random_state",
     "step_of",
@@ -55,12 +54,6 @@ def is_hooked(module: nn.Module) -> bool:
     """Whether something is called before or after the module's forward."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
     return any(hooks)
-
-
-def is_checkpointed() -> bool:
-    """Whether `torch.utils.checkpoint` counts what is saved, to find the same when it repeats the call."""
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
 def autocast() -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-__all__ = ["Effect", "Meta", "Node", "Program", "Ref", "Unfusable", "called", "flatten", "frozen", "meta_of"]
+__all__ = ["Effect", "Meta", "Node", "Program", "Ref", "Unfusable", "called", "flatten", "frozen", "key_of", "meta_of"]
 
 
 class Unfusable(Exception):
@@ -64,6 +64,17 @@ def _contiguous(tensor: Tensor) -> bool:
 def flatten(tree: Any) -> tuple[list[Any], TreeSpec]:
     """Leaves and structure of nested tuples, lists, dicts and named tuples."""
     return tree_flatten(tree)
+
+
+def key_of(spec: TreeSpec) -> Any:
+    """A structure as part of a key: in torch 2.6 it cannot be hashed itself."""
+    return spec if _HASHED else str(spec)
+
+
+try:
+    _HASHED = bool(hash(flatten(((), {}))[1]) or True)
+except TypeError:
+    _HASHED = False
 
 
 @dataclass

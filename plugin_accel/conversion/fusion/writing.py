@@ -11,7 +11,7 @@ from plugin_accel.conversion.fusion import functions
 from plugin_accel.conversion.fusion.holdings import Holdings
 from plugin_accel.conversion.fusion.places import Place
 from plugin_accel.conversion.fusion.probes import autocast, step_of, version
-from plugin_accel.conversion.fusion.program import Meta, Node, Program, Ref, Unfusable, flatten, frozen, meta_of
+from plugin_accel.conversion.fusion.program import Meta, Node, Program, Ref, Unfusable, flatten, frozen, key_of, meta_of
 
 __all__ = ["Writer"]
 
@@ -95,7 +95,7 @@ class Writer:
         metadata = tuple(self._described(leaf) for leaf in filled if type(leaf) is Ref)
         grad = torch.is_grad_enabled()
         static = tuple("*" if type(leaf) is Ref else frozen(leaf) for leaf in filled)
-        key = (kind, target if kind == "op" else id(target), spec, static, metadata, random, grad)
+        key = (kind, target if kind == "op" else id(target), key_of(spec), static, metadata, random, grad)
         taken = [leaf.node for leaf in filled if type(leaf) is Ref]
         known = functions.plain(target) if kind == "op" and not random else ""
         if known and (self._constant.issuperset(taken) if taken else known in functions.CONSTANT):
