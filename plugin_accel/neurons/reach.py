@@ -81,7 +81,9 @@ def _by_step(neuron: Neuron, config: Config) -> dict[str, list[str]]:
         for result, value in results.items():
             if not value.requires_grad:
                 continue
-            grads = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True, retain_graph=True)
+            grads: Sequence[Tensor | None] = torch.autograd.grad(
+                value.sum(), list(leaves.values()), allow_unused=True, retain_graph=True
+            )
             for name, grad in zip(leaves, grads, strict=True):
                 found[name] += [] if grad is None else [result]
     return found

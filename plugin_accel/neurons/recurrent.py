@@ -168,19 +168,14 @@ class _Recurrent(torch.autograd.Function):
             g_weight = torch.mm(g_drive.view(-1, size).t(), heard)
         neuron, config = ctx.call.neuron, ctx.call.config
         params = neuron.params(config)
-        names = [
-            "x",
-            "weight",
-            "x",
-            *neuron.states(config),
-            *[params[i] for i in learned],
-        ]  # what is heard adds to the input
+        # What is heard adds to the input.
+        names = ["x", "weight", "x", *neuron.states(config), *[params[i] for i in learned]]
         arrived = present(Incoming(grads[0], None, grads[1 : 1 + n], None, g_records))
-        own = [g_drive, g_weight, g_z, *g_states, *g_learned]
+        all_grads = [g_drive, g_weight, g_z, *g_states, *g_learned]
         masks = reached(neuron, config, steps, fed=True)
         masks = {**masks, "weight": masks["x"] if weight._backward_hooks is None else ANY}
-        found = without_unreached(masks, names, arrived, own)
-        return (None, *[g if need else None for g, need in zip(found, needs[1:], strict=True)])
+        reaching = without_unreached(masks, names, arrived, all_grads)
+        return (None, *[g if need else None for g, need in zip(reaching, needs[1:], strict=True)])
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
