@@ -11,9 +11,20 @@ import torch
 from torch._C import _len_torch_function_stack
 from torch.nn.modules import module as _module
 from torch.overrides import _get_current_function_mode_stack
+from torch.torch_version import TorchVersion
 from torch.utils._device import DeviceContext
 
-__all__ = ["default_devices", "has_function_mode", "has_global_hook", "is_checkpointed", "may_count_saved"]
+__all__ = [
+    "COMPILES_LAYERS",
+    "default_devices",
+    "has_function_mode",
+    "has_global_hook",
+    "is_checkpointed",
+    "may_count_saved",
+]
+
+COMPILES_LAYERS = TorchVersion(torch.__version__) >= TorchVersion("2.11")
+"""Whether torch.compile takes what is asked of a layer once for a constant: not in torch 2.6, tried from 2.11 on."""
 
 _HOOKS = [getattr(_module, f"_global_{when}_hooks") for when in ("forward", "forward_pre", "backward", "backward_pre")]
 
