@@ -140,6 +140,7 @@ class BackwardPlan:
         run = None
         if blocks:
             surrogate, summed = self._surrogate, {slot for slot, _ in slots}
+            x, kept, dspike, g_out, g_kept, *g_records = self._rows
             source = Backward(
                 fixed.step,
                 self._x_dtype,
@@ -148,13 +149,13 @@ class BackwardPlan:
                 surrogate.name if surrogate else None,
                 sum(1 << slot for slot in summed),
                 fixed.bounded,
+                g_kept is not None or any(row is not None for row in g_records),
                 self._replay,
                 -(-time // 8) * 8 if self._replay == ON_CHIP else 0,
             )
             fields = cc.Fields().add(*layout.sizes, *cc.flags(self._config))
             for i in fixed.slots:
                 fields.address(i is not None).add(*((0, 0) if i is None else self._params[i].strides))
-            x, kept, dspike, g_out, g_kept, *g_records = self._rows
             fields.stream(x).stream(kept).address(*self._there[: self._states])
             fields.add(*map(float, self._config.packed_surrogate[1:] if surrogate else _NO_SURROGATE))
             for row in (dspike, g_out, g_kept, *(g_records or [None] * self._states)):

@@ -89,7 +89,7 @@ class ForwardPlan:
         fields.stream(self._rows or layout.dense_rows).address(*states)
         fields.address(True, self._kept is not None, *[bool(self._records) for _ in states], *states, sums is not None)
         if blocks:
-            source = Forward(fixed.step, self._x_dtype, fixed.out, width)
+            source = Forward(fixed.step, self._x_dtype, fixed.out, fixed.bounded, bool(self._records), width)
             run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
         written = [self._out, *([self._kept] if self._kept else []), *self._records, *[self._state for _ in states]]
         made = _Way(run, sums, reduce, (*written, *([sums] if sums else [])))
