@@ -81,7 +81,7 @@ def eager(time_steps: int, columns: int) -> Call:
 def bulk(rounds: int, columns: int) -> list[dict[str, Any]]:
     """T = 32 over as many neurons as memory traffic counts alone; bytes by what the kernels read and write."""
     rows = []
-    for dtype, forward_bytes, both_bytes in ((torch.float32, 8, 24), (torch.float16, 6, 17)):
+    for dtype, forward_bytes, both_bytes in ((torch.float32, 8, 20), (torch.float16, 6, 14)):
         calls = kernels_alone(32, columns, dtype)
         node = spikingjelly(dtype)
         if node is not None:
