@@ -127,7 +127,8 @@ PA_HD void fetch_states(const BackwardCall<Step>& c, const Lane& where, int64_t 
 #pragma unroll
   for (int k = 0; k < Step::kStates; ++k) {
     // not by load_if, which may be moved before the stores of leave_states
-    const Pack<R, V> p = *reinterpret_cast<const Pack<R, V>*>(from + k * columns);
+    Pack<R, V> p = {};
+    if (where.active) p = *reinterpret_cast<const Pack<R, V>*>(from + k * columns);
 #pragma unroll
     for (int v = 0; v < V; ++v) s[v][k] = p.v[v];
   }
