@@ -44,12 +44,12 @@ PA_HD Lane lane(int64_t outer, int64_t inner) {
   const int64_t mine = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
   const bool active = mine < columns;
   const int64_t c = active ? mine : columns - V;
-  if (outer == 1) return {0, c, c, active};
-  if (columns <= 0x7fffffff) {  // a 64-bit division takes ten times as long
-    const uint32_t o = static_cast<uint32_t>(c) / static_cast<uint32_t>(inner);
-    return {static_cast<int64_t>(o), c - o * inner, c, active};
-  }
-  return {c / inner, c % inner, c, active};
+  int64_t row = 0;
+  if (outer != 1 && columns <= 0x7fffffff)  // a 64-bit division takes ten times as long
+    row = static_cast<uint32_t>(c) / static_cast<uint32_t>(inner);
+  else if (outer != 1)
+    row = c / inner;
+  return {row, c - row * inner, c, active};
 }
 
 // What a thread reads of a stream; nothing where the stream is absent.
