@@ -8,7 +8,7 @@ and why each other is not; the automatic choice passes over it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -154,9 +154,19 @@ def _say_why_none(device: torch.device, dtype: torch.dtype, neuron: str) -> None
             plugins.warn(f"backend {name!r} cannot run {neuron} on {device}, the host's own forward does: {why}")
 
 
+_forgetful: list[Callable[[], None]] = []
+
+
+def when_choices_change(forget: Callable[[], None]) -> None:
+    """Have what was prepared for a chosen backend forgotten with the choice."""
+    _forgetful.append(forget)
+
+
 def forget_choices() -> None:
     """Choose anew from now on; called when plugins come or go."""
     _choices.clear()
+    for forget in _forgetful:
+        forget()
 
 
 def _resolve(neuron: str, device: torch.device, dtype: torch.dtype, backend: str) -> Kernels:
@@ -171,4 +181,15 @@ def _resolve(neuron: str, device: torch.device, dtype: torch.dtype, backend: str
 
 ops.set_resolver(_resolve)
 
-__all__ = ["AUTO", "VARIABLE", "Backend", "available", "choose", "forget_choices", "get", "requested", "use_backend"]
+__all__ = [
+    "AUTO",
+    "VARIABLE",
+    "Backend",
+    "available",
+    "choose",
+    "forget_choices",
+    "get",
+    "requested",
+    "use_backend",
+    "when_choices_change",
+]

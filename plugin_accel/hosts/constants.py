@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,17 +16,29 @@ from torch import Tensor
 _ON_CPU = {dtype: torch.ones((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)}
 
 
-@lru_cache(maxsize=1024)
-def _kept(value: float, negative: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # what is kept here must do for training too
-        return torch.tensor(value, dtype=dtype, device=device)
+_known: dict[tuple[float, bool, torch.dtype, torch.device], Tensor] = {}
+_MOST = 1 << 14  # of half a kilobyte each; what is known is never forgotten, since a captured graph may read it
+
+
+def capturing(x: Tensor) -> bool:
+    """Whether a CUDA graph is captured where this tensor is: what is made now belongs to the graph, and is not kept."""
+    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number on a device."""
-    if device.type == "cpu" or torch.compiler.is_compiling() or value != value:
+    if device.type == "cpu" or torch.compiler.is_compiling():
         return torch.tensor(value, dtype=dtype, device=device)
-    return _kept(value, math.copysign(1.0, value) < 0, dtype, device)  # 0.0 == -0.0
+    key = (value, math.copysign(1.0, value) < 0, dtype, device)  # 0.0 == -0.0
+    found = _known.get(key)
+    if found is None:
+        with torch.inference_mode(False):  # what is kept here must do for training too
+            found = torch.full(
+                (), value, dtype=dtype, device=device
+            )  # by a kernel: a copy would wait, or end a capture
+        if value == value and len(_known) < _MOST and not capturing(found):
+            _known[key] = found
+    return found
 
 
 def one(dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -59,7 +59,7 @@ class LIF(sl.LIF):
         quick = quick_call(self, input_data)
         if quick is not None:
             attributes = self.__dict__
-            attributes["recordings"], attributes["firing_rate"] = {}, quick[1]
+            attributes["recordings"], attributes["firing_rate"] = {}, quick[-1]
             if "i_syn" not in self._buffers:  # without a synapse sinabs leaves a plain None behind
                 attributes["i_syn"] = None
             return quick[0]

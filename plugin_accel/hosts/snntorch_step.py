@@ -78,8 +78,8 @@ class _Plan:
             self.run = run = _finished(form, layer, options, runs(self.step))
             names, out = tuple([form.states[i] for i in form.order]), "spk" if form.recurrent else None
             self.guard = guard(
-                _OPTIONS, self.options, form.direct, self.shapes, x.shape, self.device, (), None, run, names, out,
-                form.order,
+                _OPTIONS, self.options, form.direct, self.shapes, x.shape, x.shape, self.device, (), None, run, names,
+                out, form.order,
             )  # fmt: skip
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
@@ -90,6 +90,7 @@ class _Plan:
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+backends.when_choices_change(_plans.clear)
 
 
 def _is_of_class(option: Any) -> bool:
