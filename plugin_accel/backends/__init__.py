@@ -17,6 +17,7 @@ import torch
 
 from plugin_accel import plugins
 from plugin_accel.errors import BackendError
+from plugin_accel.modes import capturing
 from plugin_accel.neurons import Kernels, ops
 
 VARIABLE = "PLUGIN_ACCEL_BACKEND"
@@ -115,7 +116,8 @@ def choose(device: torch.device | str, dtype: torch.dtype, neuron: str, backend:
     if key in _choices:
         return _choices[key]
     chosen = _choose(*key)
-    _choices[key] = chosen
+    if not capturing(device):  # in which a GPU cannot be tried
+        _choices[key] = chosen
     return chosen
 
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from plugin_accel import backends
 from plugin_accel._C import alike, guard, same
 from plugin_accel.hosts import norse_surrogates as ns
-from plugin_accel.hosts.constants import beside, capturing, constant
+from plugin_accel.hosts.constants import beside
 from plugin_accel.hosts.inputs import is_watched, number
 from plugin_accel.hosts.norse_call import config
 from plugin_accel.hosts.norse_forms import form_of
+from plugin_accel.modes import capturing
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, place, run_known, runner
 from plugin_accel.neurons.prepared_sequence import prepared_sequence
@@ -162,7 +163,7 @@ def _unchanged(values: list[tuple[Tensor, float]]) -> bool:
 
 
 def _number(value: float, x: Tensor) -> Tensor:
-    return number(value, FP32, x.device) if x.is_cpu else constant(value, FP32, x.device)
+    return number(value, FP32, x.device)
 
 
 def _tensors(p: Any) -> list[Tensor]:
@@ -209,7 +210,7 @@ def quick_sequence(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
         plans = _sequences[layer] = {}
     plan = plans.get(x.shape)
     if plan is None or not plan.is_for(own, x):
-        if x.dtype is not FP32 or x.dim() < 2 or x.shape[0] == 0 or not x.is_contiguous() or capturing(x):
+        if x.dtype is not FP32 or x.dim() < 2 or x.shape[0] == 0 or not x.is_contiguous() or capturing(x.device):
             return None
         if len(plans) == _MOST_SHAPES:
             plans.clear()
@@ -219,7 +220,7 @@ def quick_sequence(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
     states = state
     if state is None:
         states = plan.resting
-        if not states or capturing(x):  # a graph would read what may be given up
+        if not states or capturing(x.device):  # a graph would read what may be given up
             return None
         if torch.is_grad_enabled() and not x.requires_grad:  # as Norse's own, which asks for a gradient
             states = (states[0].detach().requires_grad_(), *states[1:])
@@ -238,6 +239,8 @@ def _anew(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
         return None
     plan = _plans.get(layer)
     if plan is None or not plan.is_for(layer.__dict__, x):
+        if capturing(x.device):
+            return None
         plan = _plans[layer] = _Plan(layer, x, STEP)
     step, form = plan.step, plan.form
     if step is None or type(state) is not form.state:

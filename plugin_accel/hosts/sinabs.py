@@ -66,8 +66,7 @@ class LIF(sl.LIF):
         try:
             state_shape = state_shape_of(input_data)
             call = lif_call(self, input_data, state_shape, 1)
-            shape_states(self, state_shape)
-            states = own_states(self, call)
+            states = own_states(self, call, shape_states(self, state_shape))
         except Refused as why:
             refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
@@ -132,8 +131,7 @@ class ALIF(sl.ALIF):
         try:
             state_shape = state_shape_of(input_data)
             call = alif_call(self, input_data, state_shape, 1)
-            shape_states_or_zero(self, state_shape)
-            states = own_states(self, call)
+            states = own_states(self, call, shape_states_or_zero(self, state_shape))
         except Refused as why:
             refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]

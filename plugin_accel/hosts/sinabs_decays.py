@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel.hosts.constants import constant
+from plugin_accel.modes import is_traced
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -108,13 +109,13 @@ def decay(layer: Any, kind: Kind, *, rest: bool, in_torch: bool = False) -> Deca
         in_torch: Leave the gradient of the time constant to torch's graph.
     """
     parameters = layer._parameters
-    if kind is MEM and never_decays(layer) and not torch.compiler.is_compiling():
+    if kind is MEM and never_decays(layer) and not is_traced():
         return Decay(_ONE, _ZERO if rest else None)
     own = (
         kind.tau in parameters
         and not layer.train_alphas
         and getattr(type(layer), kind.alpha) in kind.properties
-        and not torch.compiler.is_compiling()
+        and not is_traced()
     )
     tau = parameters[kind.tau] if own else None
     if own and tau is None and kind is SYN:

@@ -17,10 +17,11 @@ from plugin_accel import backends
 from plugin_accel._C import alike, guard, same
 from plugin_accel.backends import Backend
 from plugin_accel.hosts import sinabs_options as so
-from plugin_accel.hosts.constants import capturing, constant, one
+from plugin_accel.hosts.constants import constant, one
 from plugin_accel.hosts.inputs import is_watched
 from plugin_accel.hosts.sinabs_decays import MEM, SYN, never_decays, slope
 from plugin_accel.hosts.sinabs_decays import values as values_of
+from plugin_accel.modes import capturing
 from plugin_accel.neurons import SINABS_LIF
 from plugin_accel.neurons.prepared import place
 from plugin_accel.neurons.prepared_sequence import Derivation, Derivations, prepared_sequence
@@ -166,7 +167,7 @@ def _fits(layer: Any, x: Tensor, options: so.Options) -> bool:
     """Whether a plan for such calls can be made."""
     own = layer.__dict__
     parameters, buffers = own["_parameters"], own["_buffers"]
-    if x.dtype is not _FP32 or x.layout is not torch.strided or not x.is_contiguous() or capturing(x):
+    if x.dtype is not _FP32 or x.layout is not torch.strided or not x.is_contiguous() or capturing(x.device):
         return False
     if x.dim() < 2 or x.shape[1] == 0 or options.reasons or options.reset != "subtract_threshold":
         return False

@@ -21,6 +21,7 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
 from plugin_accel.hosts.snntorch_callables import spikes_by
 from plugin_accel.hosts.snntorch_params import Params
+from plugin_accel.modes import capturing
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, place, runner
 
@@ -113,13 +114,13 @@ def _computed(form: Form, layer: Any, plan: _Plan) -> Params | None:
         return plan.computed
     plan.values = []
     try:
-        plan.computed = form.params(layer)
+        computed = form.params(layer)
     except Refused:
         return None
     given = [(name, _own(layer, name)) for name in form.computed_from]
     if all(t is not None and t.dim() == 0 and t.is_cpu and not t.requires_grad for _, t in given):
-        plan.values = [(name, t, t.item()) for name, t in given]
-    return plan.computed
+        plan.computed, plan.values = computed, [(name, t, t.item()) for name, t in given]
+    return computed
 
 
 def _parameters(form: Form, layer: Any, plan: _Plan, recurrent: tuple[Tensor, ...]) -> list[Tensor] | None:
@@ -212,6 +213,8 @@ def _anew(
     own = layer.__dict__
     plan = _plans.get(layer)
     if plan is None or plan.hears != len(recurrent) or not plan.is_for(own, x):
+        if capturing(x.device):
+            return None
         plan = _plans[layer] = _Plan(form, layer, x, recurrent, runs)
     if plan.step is None:
         return None
