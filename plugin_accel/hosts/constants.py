@@ -24,7 +24,9 @@ _MOST = 1 << 14  # of half a kilobyte each; what is known is never forgotten, si
 
 def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number on a device."""
-    if device.type == "cpu" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # torch.tensor would be a copy from the CPU at each call of what is compiled
+        return torch.full((), value, dtype=dtype, device=device)
+    if device.type == "cpu":
         return torch.tensor(value, dtype=dtype, device=device)
     key = (value, math.copysign(1.0, value) < 0, dtype, device)  # 0.0 == -0.0
     found = None if modes.is_traced() else _known.get(key)

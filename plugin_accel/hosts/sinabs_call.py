@@ -20,7 +20,7 @@ from plugin_accel.hosts import sinabs_options as so
 from plugin_accel.hosts.constants import beside, constant, one
 from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
-from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, parameter
+from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, never_decays, parameter
 from plugin_accel.modes import capturing
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuron, Result, ops, run_unchecked
 
@@ -180,6 +180,9 @@ def _call(
 def _membrane(layer: Any, x: Tensor, dtype: torch.dtype, synapse: bool) -> tuple[Decay, Tensor | None, Tensor]:
     """The membrane's decay, the gain that a 16-bit input is multiplied by beforehand, and the kernel's gain."""
     norm = layer.norm_input
+    if never_decays(layer) and x.device.type != "cpu":  # sinabs's own 1 is one of the CPU, to be copied at each call
+        unit = one(dtype, x.device)
+        return Decay(unit, None), None, constant(0.0, dtype, x.device) if norm else unit
     low = norm and x.dtype in LOW and not synapse
     mem = decay(layer, MEM, rest=norm, in_torch=low)
     assert mem is not None

@@ -75,6 +75,8 @@ def _of_number(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, T
 
 def never_decays(layer: Any) -> bool:
     """Whether the membrane of such a layer keeps what it has."""
+    if torch.compiler.is_compiling():  # where properties do not compare
+        return isinstance(layer, (sl.IAF, sl.IAFRecurrent))
     return getattr(type(layer), MEM.alpha) in _NO_DECAY
 
 
