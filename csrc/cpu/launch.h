@@ -98,8 +98,8 @@ class Launch {
 class Program {
  public:
   // launches: (Launch, ((tensor, bytes behind its address), ...)), tensors counted over those given and those made;
-  // kinds: of those made, see empty_strided; current, stream_of: torch's current device and its stream; otherwise: called with
-  // (this program, the driver's answer or None, tensors) where another device is current or a launch fails
+  // kinds: of those made, see empty_strided; current, stream_of: torch's current device and its stream; otherwise:
+  // called with (this program, the driver's answer or None, tensors) where another device is current or a launch fails
   Program(const py::tuple& launches, py::tuple kinds, int64_t device, py::object current, py::object stream_of,
           py::object otherwise)
       : kinds_(std::move(kinds)),

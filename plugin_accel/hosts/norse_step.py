@@ -212,6 +212,8 @@ def quick_sequence(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
     if plan is None or not plan.is_for(own, x):
         if x.dtype is not FP32 or x.dim() < 2 or x.shape[0] == 0 or not x.is_contiguous() or capturing(x.device):
             return None
+        if own.get("_is_replica"):  # of DataParallel, for one call
+            return None
         if len(plans) == _MOST_SHAPES:
             plans.clear()
         plan = plans[x.shape] = _Plan(layer, x, 0)
@@ -229,7 +231,7 @@ def quick_sequence(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
     params = plan.params if plan.values is not None else plan.changing()
     made = plan.guard(own, x, states, params, ())
     if made is None:
-        del plans[x.shape]
+        plans.pop(x.shape, None)  # another thread may have done so
     return made
 
 
@@ -253,7 +255,7 @@ def _anew(layer: Any, x: Tensor, state: Any) -> tuple[Any, ...] | None:
         params = plan.changing()
         learned = alike(params, plan.param_shapes, plan.device, False)
     if params is None or learned is None:
-        del _plans[layer]
+        _plans.pop(layer, None)
         return None
     states = form.states(state) if form.nested else state
     learning = alike([x, *states], plan.shapes, plan.device, True)

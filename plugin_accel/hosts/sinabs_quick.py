@@ -171,7 +171,9 @@ def _fits(layer: Any, x: Tensor, options: so.Options) -> bool:
         return False
     if x.dim() < 2 or x.shape[1] == 0 or options.reasons or options.reset != "subtract_threshold":
         return False
-    if own.get("record_states", True) or own.get("train_alphas", True) or own.get("norm_input") is None:
+    if own.get("_is_replica") or own.get("norm_input") is None:  # a replica of DataParallel is there for one call
+        return False
+    if own.get("record_states", True) or own.get("train_alphas", True):
         return False
     decaying = [kind for kind in (MEM, SYN) if parameters.get(kind.tau) is not None]
     if (MEM in decaying) is never_decays(layer) or (SYN not in decaying and own.get(SYN.tau, layer) is not None):

@@ -28,8 +28,8 @@ from plugin_accel.neurons.prepared import PreparedStep, place, runner
 FP32 = torch.float32
 
 
-Call = tuple[list[Any], list[Tensor], tuple[int, ...], bool]
-"""States, parameters, which of these learn, and whether the input or a state does."""
+Call = tuple[Callable[..., Sequence[Tensor]], list[Any], list[Tensor], tuple[int, ...], bool]
+"""What runs the step; states, parameters, which of these learn, and whether the input or a state does."""
 Runs = Callable[[PreparedStep], Callable[..., Sequence[Tensor]]]
 
 _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_quant")
@@ -162,10 +162,8 @@ def quick_step(
     found = _anew(form, layer, x, given, recurrent, runs)
     if found is None:
         return None
-    states, params, learned, learns = found
-    run = _plans[layer].run
-    assert run is not None
-    flat = run(x, states, params, learned, learns)
+    run, *call = found
+    flat = run(x, *call)
     by_host, buffers = list(flat), own["_buffers"]
     for k, i in enumerate(order, 1):
         by_host[1 + i] = buffers[form.states[i]] = flat[k]
@@ -193,7 +191,7 @@ def _finished(form: Form, layer: Any, options: so.Options, run: Callable[..., An
                     layer.spike_grad, made[mem], layer.threshold, layer.graded_spikes_factor, fired, STEP
                 )
             except Refused:
-                del _plans[layer]
+                _plans.pop(layer, None)
                 raise
         elif not options.spikes_learn and not (form.graded and layer.graded_spikes_factor.requires_grad):
             spikes = spikes.detach()
@@ -221,7 +219,7 @@ def _anew(
     params = _parameters(form, layer, plan, recurrent)
     learned = None if params is None else alike(params, plan.shapes, plan.device, False)
     if params is None or learned is None:
-        del _plans[layer]
+        _plans.pop(layer, None)
         return None
     states: list[Any] = []
     for i, argument in zip(form.order, given, strict=True):
@@ -232,7 +230,7 @@ def _anew(
         states.append(state if state.shape == x.shape else torch.zeros_like(x, requires_grad=False))
     there = [x, *states]
     learning = alike(there, [x.shape] * len(there), plan.device, True)
-    return None if learning is None else (states, params, learned, bool(learning))
+    return None if learning is None or plan.run is None else (plan.run, states, params, learned, bool(learning))
 
 
 def _heard(x: Tensor, spikes: Tensor, *weights: Tensor) -> bool:
