@@ -88,7 +88,7 @@ class CudaStep:
         state = x
         if dim != STEP:
             state = torch.empty(contiguous_layout(tuple(x.shape), dim).state_shape, dtype=x.dtype, device=x.device)
-        self.states = len(neuron.states(config))
+        self.states, self.sequence = len(neuron.states(config)), dim != STEP
         self._neuron, self.config, self._back = neuron, config, _Back(kernels, runner, neuron, config, x, state)
         first = [state] * self.states
         self._plans = [ForwardPlan(runner, neuron, config, x, first, params, keep, False) for keep in (False, True)]
@@ -236,7 +236,7 @@ class _Step(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         states = tensors[: step.states]
         reads_x, reads_states = step.reads(learned)
-        if drops_kept(step.config, x, reads_x):
+        if step.sequence and (reads_x or drops_kept(step.config, x, reads_x)):
             kept, out, last = step.made(x, states, params, False)
             reads_x = reads_states = True
         else:
