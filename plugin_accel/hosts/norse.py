@@ -19,7 +19,7 @@ from plugin_accel.hosts import norse_products as nq
 from plugin_accel.hosts import norse_recurrent as nr
 from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.norse_call import call
-from plugin_accel.hosts.norse_step import quick_step
+from plugin_accel.hosts.norse_step import quick_sequence, quick_step
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
@@ -48,8 +48,10 @@ class _Sequence(nn.Module):
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         layer: Any = self
-        record = bool(layer.record_states)
         try:
+            if not torch.compiler.is_compiling() and (quick := quick_sequence(self, input_tensor, state)) is not None:
+                return quick
+            record = bool(layer.record_states)
             form, made = call(self, input_tensor, state, 0, record=record)
             return made.out, form.make(made.records if record else made.last)
         except Refused as why:

@@ -59,15 +59,14 @@ class LIF(sl.LIF):
         quick = quick_call(self, input_data)
         if quick is not None:
             attributes = self.__dict__
-            attributes["recordings"], attributes["firing_rate"] = {}, quick[1]
+            attributes["recordings"], attributes["firing_rate"] = {}, quick[-1]
             if "i_syn" not in self._buffers:  # without a synapse sinabs leaves a plain None behind
                 attributes["i_syn"] = None
             return quick[0]
         try:
             state_shape = state_shape_of(input_data)
             call = lif_call(self, input_data, state_shape, 1)
-            shape_states(self, state_shape)
-            states = own_states(self, call)
+            states = own_states(self, call, shape_states(self, state_shape))
         except Refused as why:
             refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
@@ -132,8 +131,7 @@ class ALIF(sl.ALIF):
         try:
             state_shape = state_shape_of(input_data)
             call = alif_call(self, input_data, state_shape, 1)
-            shape_states_or_zero(self, state_shape)
-            states = own_states(self, call)
+            states = own_states(self, call, shape_states_or_zero(self, state_shape))
         except Refused as why:
             refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
