@@ -89,7 +89,7 @@ class Program:
 _POISON = 0x7FF5A5A5FFA5A5A5  # a NaN in fp32 and in fp64, an address of nothing
 _ENTRY = re.compile(r"^\.visible \.entry (\w+)\((.*?)\)\n(.*?)^\{\n(.*?)^\}", re.M | re.S)
 _SHARED = re.compile(r"\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\];")
-_INSTRUCTION = re.compile(r"(?:@(!?)(%p\d+) )?\s*([a-z][\w.:]*)(?:\s+(.*))?")
+_INSTRUCTION = re.compile(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)(?:\s+(.*))?")
 _OPERAND = re.compile(r"\[[^]]*\]|[^\s,{}]+")
 
 
@@ -133,13 +133,12 @@ def _encode(made: Program, line: str, labels: dict[str, int]) -> None:
     """Opcode, guard, whether it is negated, bytes and count of an access, offset or target, operands."""
     found = _INSTRUCTION.fullmatch(line)
     assert found, line
-    negated, guard, opcode, rest = found.groups()
+    negated, guard, opcode, text = found.groups(default="")
     made.lines.append(line)
     made.opcodes.append(opcode)
     opcode, size, count = _access(opcode)
     imm, slots = 0, []
-    vectors = (rest or "").count("{")
-    for operand in _OPERAND.findall(rest or ""):
+    for operand in _OPERAND.findall(text):
         if operand in labels:
             imm = labels[operand]
         elif operand[0] == "[":
@@ -150,8 +149,8 @@ def _encode(made: Program, line: str, labels: dict[str, int]) -> None:
             slots.append(made.slots[PARAM])
         else:
             slots.append(made.slot(operand))
-    if vectors and not size:
-        opcode += f" of {len(slots)}"  # packing and unpacking
+    if "{" in text and opcode.startswith("mov."):
+        opcode = f"{'unpack' if text[0] == '{' else 'pack'}{len(slots) - 1}.{opcode.partition('.')[2]}"
     row = [made.names.setdefault(opcode, len(made.names)), made.slot(guard) if guard else -1, bool(negated)]
     row += [size, count, imm, *slots]
     assert len(row) <= WORDS, line

@@ -43,6 +43,12 @@ Table table() {
   conversion<double, int32_t>(t, "rn.f64", "s32");
   conversion<double, int64_t>(t, "rn.f64", "s64");
   t["cvta.to.global.u64"] = t["mov.u64"];
+  t["unpack2.b32"] = unpack<uint16_t, 2>;
+  t["unpack2.b64"] = unpack<uint32_t, 2>;
+  t["unpack4.b64"] = unpack<uint16_t, 4>;
+  t["pack2.b32"] = pack<uint16_t, 2>;
+  t["pack2.b64"] = pack<uint32_t, 2>;
+  t["pack4.b64"] = pack<uint16_t, 4>;
   t["ld.global"] = load<kGlobal>;
   t["ld.shared"] = load<kShared>;
   t["ld.param"] = load<kParam>;
@@ -74,7 +80,7 @@ void run(Machine& m, const Program& p, Thread& t) {
   for (int64_t n = 0; t.state == Thread::kRuns; ++n) {
     if (n > kMost) throw Fault{"it does not end"};
     const Instruction& i = p.code[t.pc++];
-    if (i.guard >= 0 && bool(t.slots[i.guard]) == bool(i.negated)) continue;
+    if (i.guard >= 0 && (t.slots[i.guard] & 1) == static_cast<uint64_t>(i.negated)) continue;
     i.run(m, t, i);
   }
 }

@@ -36,6 +36,7 @@ struct Instruction {
 // Registers hold raw bits: a type is what an instruction takes them for.
 template <class T>
 T get(const Thread& t, const Instruction& i, int k) {
+  if constexpr (std::is_same_v<T, bool>) return t.slots[i.op[k]] & 1;  // true is 1, or a constant -1
   T v;
   memcpy(&v, &t.slots[i.op[k]], sizeof v);
   return v;
