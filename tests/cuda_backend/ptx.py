@@ -72,7 +72,7 @@ class Program:
         found = self.slots.get(operand)
         if found is None:
             found = self.slots[operand] = len(self.values)
-            self.values.append(_POISON if operand[0] == "%" else self._constant(operand))
+            self.values.append(_POISON if operand[0] in "%_" and operand not in self.symbols else self._constant(operand))
         return found
 
     def _constant(self, operand: str) -> int:
@@ -99,7 +99,8 @@ def programs(module: str) -> list[Program]:
     Raises:
         ValueError: it holds something that the kernels here have no use for.
     """
-    return [_program(*found) for found in _ENTRY.findall(module)]
+    shared = "".join(line + "\n" for line in module.split("\n") if line.startswith(".shared "))  # of several entries
+    return [_program(name, p, d, shared + body) for name, p, d, body in _ENTRY.findall(module)]
 
 
 def _program(name: str, params: str, directives: str, body: str) -> Program:

@@ -54,6 +54,8 @@ Table table() {
   t["ld.param"] = load<kParam>;
   t["st.global"] = store<kGlobal>;
   t["st.shared"] = store<kShared>;
+  t["ld"] = load<kGlobal>;  // generic: no address of shared memory is ever made one
+  t["st"] = store<kGlobal>;
   t["bra"] = t["bra.uni"] = branch;
   t["bar.sync"] = barrier;
   t["ret"] = finish;
