@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from array import array
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -30,8 +29,7 @@ def ptx(text: str, arch: str, **changed: object) -> str:
     options = ProgramOptions(
         name="kernel",
         arch=arch,
-        include_path=list(cuda_source.include_paths()),
-        **{**cuda_compile._OPTIONS, **changed},
+        **{"include_path": cuda_source.include_paths(), **cuda_compile._OPTIONS, **changed},
     ).as_bytes("nvrtc", "ptx")
     _, program = nvrtc.nvrtcCreateProgram((cuda_compile._DEVICE + text).encode(), b"kernel", 0, [], [])
     (code,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
@@ -72,7 +70,9 @@ class Program:
         found = self.slots.get(operand)
         if found is None:
             found = self.slots[operand] = len(self.values)
-            self.values.append(_POISON if operand[0] in "%_" and operand not in self.symbols else self._constant(operand))
+            self.values.append(
+                _POISON if operand[0] in "%_" and operand not in self.symbols else self._constant(operand)
+            )
         return found
 
     def _constant(self, operand: str) -> int:
@@ -112,8 +112,8 @@ def _program(name: str, params: str, directives: str, body: str) -> Program:
     made.param, made.most = int(size.group(1)), int(most.group(1))
     labels: dict[str, int] = {}
     text: list[str] = []
-    for line in re.sub(r"//[^\n]*", "", body).split("\n"):
-        line = line.strip().replace("\t", " ")
+    for given in re.sub(r"//[^\n]*", "", body).split("\n"):
+        line = given.strip().replace("\t", " ")
         shared = _SHARED.fullmatch(line)
         if shared:
             align, symbol, count = int(shared.group(1)), shared.group(2), int(shared.group(3))
@@ -171,7 +171,9 @@ def _access(opcode: str) -> tuple[str, int, int]:
 
 _ROUNDED = re.compile(r"(add|sub|mul|div|rcp|sqrt)\.rn\.f(32|64)")
 _ARITHMETIC = re.compile(r"(add|sub|mul|mad|fma|div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos|tanh)\b.*\.f(16|32|64)\b.*|.*bf16.*")
-_FOREIGN = re.compile(r"(atom|red|call|ld\.local|st\.local|ld\.volatile|shfl|vote|tex|asm)\b.*|.*\.(ftz|approx|full|sat)\b.*")
+_FOREIGN = re.compile(
+    r"(atom|red|call|ld\.local|st\.local|ld\.volatile|shfl|vote|tex|asm)\b.*|.*\.(ftz|approx|full|sat)\b.*"
+)
 
 
 def forbidden(program: Program) -> list[str]:
@@ -185,8 +187,3 @@ def forbidden(program: Program) -> list[str]:
         if _FOREIGN.fullmatch(opcode) or (_ARITHMETIC.fullmatch(opcode) and not _ROUNDED.fullmatch(opcode)):
             found.append(line)
     return found
-
-
-def packed(values: list[int]) -> bytes:
-    """As the machine takes them."""
-    return struct.pack(f"={len(values)}Q", *values)

@@ -22,7 +22,7 @@ from plugin_accel.backends.cuda_device import Launch, Loaded
 from plugin_accel.backends.cuda_source import Source
 
 from .emulated import COMPILER, Patched, _Bound
-from .ptx import SHARED_BASE, WORDS, Program, programs, ptx
+from .ptx import SHARED_BASE, WORDS, Program, forbidden, programs, ptx
 
 _HERE = Path(__file__).parent
 _SOURCES = ("ptx_machine.cpp", "ptx_instructions.h", "ptx_machine.h", "ptx_memory.h")
@@ -213,14 +213,15 @@ class PtxDevice:
     Attributes:
         watch: Within it kernels can be launched.
         blocks: Which of the blocks of a grid run; all of them, unless a test sets it otherwise.
+        options: Of the compiler, other than the product's.
     """
 
     type = "cpu"
 
-    def __init__(self, folder: Path, arch: str = "compute_90", threads: int = 1 << 20) -> None:
+    def __init__(self, folder: Path, arch: str = "compute_90", threads: int = 1 << 20, **options: object) -> None:
         self.library = machine(folder)
         self.watch = Watch(self.library)
-        self.arch, self.fill = arch, threads
+        self.arch, self.fill, self.options = arch, threads, options
         self.blocks: Callable[[int], Sequence[int]] = range
         self.launches = 0
         self.loaded: list[Source] = []
@@ -244,7 +245,14 @@ class PtxDevice:
         self.loaded.append(source)
         return self.text(source.body, source.text(source.blocks))
 
-    def text(self, what: str, text: str, **options: object) -> Loaded:
-        """What `load` makes, of any source; `options` change those of the compiler."""
-        (program,) = programs(ptx(text, self.arch, **options))
+    def text(self, what: str, text: str) -> Loaded:
+        """What `load` makes, of any source with one kernel.
+
+        Raises:
+            Fault: it has instructions that a kernel must not have.
+        """
+        (program,) = programs(ptx(text, self.arch, **self.options))
+        found = forbidden(program)
+        if found:
+            raise Fault(f"{what}: {len(found)} instructions that a kernel must not have: {found[:3]}")
         return _Loaded(self, what, program)

@@ -75,7 +75,7 @@ struct Program {
 // The first slots, as Python numbers them.
 enum { kTid, kCtaidX, kCtaidY, kNtid, kNctaid, kArgument };
 
-constexpr int64_t kMost = 1000000000;  // instructions between two barriers
+constexpr int64_t kMost = 100000000;  // instructions between two barriers
 
 void run(Machine& m, const Program& p, Thread& t) {
   t.state = Thread::kRuns;
@@ -96,8 +96,9 @@ void run_block(Machine& m, const Program& p, const uint64_t (&grid)[2], uint64_t
     const uint64_t given[] = {i, x, y, size, grid[0], reinterpret_cast<uint64_t>(m.param.data())};
     std::copy(std::begin(given), std::end(given), t.slots.begin());
   }
+  const uint64_t began = m.shared.time;
   do {
-    ++m.shared.time;
+    if (++m.shared.time - began > kMost / 1000) throw Fault{"it does not end"};
     for (uint64_t i = 0; i < size; ++i) {
       where = {0, static_cast<int64_t>(x), static_cast<int64_t>(i)};
       try {

@@ -1,0 +1,145 @@
+"""What NVRTC makes of the kernels, run on the host and watched: the numbers of the `cpu` backend, and no faults.
+
+Bit for bit: exponentials are the kernels' own (csrc/math.h), so that nothing of PTX's approximate instructions is among
+what NVRTC makes, and everything is IEEE's. `make ptx` runs all kernels; here is a sample of every neuron.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from plugin_accel import plugins
+from plugin_accel.backends import cuda_compile
+from plugin_accel.backends.cuda import CudaBackend
+from plugin_accel.layers.egru_call import Inputs
+from plugin_accel.surrogates import Surrogate
+
+from .all_ptx import ARCHITECTURES, compare_low
+from .cases import CASES, LIF, SURROGATES, Case
+from .comparison import BOTH, INNER, OUTER
+from .egru_shared import CASES as EGRU
+from .egru_shared import RESULTS, case, differentiate
+from .emulated import COMPILER
+from .fake import Plugin
+from .kernel_table import ARCHITECTURES as EVERY
+from .kernel_table import Reduce, heaviest, kernels, steps
+from .ptx import forbidden, programs, ptx
+from .ptx_device import PtxDevice
+from .test_emulated import compare
+
+MISSING = cuda_compile.missing() or (None if COMPILER else "no C++ compiler")
+
+pytestmark = [pytest.mark.skipif(MISSING is not None, reason=str(MISSING)), pytest.mark.usefixtures("baseline")]
+
+SIZES = [(3, 37, 31), (1, 7, 1), (2, 0, 5), (70, 9, 2), (0, 4, 3), (2, 32, 8)]
+WIDE = [(2, 37, 32), (1, 4, 4), (1, 9, 130)]
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def device(request: pytest.FixtureRequest, folder: Path) -> Iterator[PtxDevice]:
+    """Of both of NVRTC's compilers."""
+    made = PtxDevice(folder, request.param)
+    with made.watch():
+        yield made
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[c.name for c in CASES])
+def test_every_neuron(number: int, folder: Path) -> None:
+    """One column per thread by one compiler, four by the other, and in turns."""
+    for wide, sizes in enumerate((SIZES, WIDE)):
+        device = PtxDevice(folder, ARCHITECTURES[(number + wide) % 2], threads=1 if wide else 1 << 20)
+        backend = CudaBackend(device)
+        for size in sizes:
+            if size[1] or CASES[number].config.time_dim:
+                with device.watch():
+                    compare(backend, CASES[number], size, learn=not wide)
+    assert device.launches
+
+
+@pytest.mark.parametrize("per", [OUTER, INNER, BOTH])
+def test_parameters_that_vary(device: PtxDevice, per: str) -> None:
+    for size in ((3, 11, 5), (40, 3, 3)):
+        compare(CudaBackend(device), CASES[1], size, per=per)
+
+
+def test_strides(device: PtxDevice) -> None:
+    """What lies between the elements of a view is not touched; memory that is not aligned is read one by one."""
+    device.fill = 1
+    backend = CudaBackend(device)
+    for x in (
+        torch.randn(2, 5, 10)[:, :, :8],
+        torch.randn(2 * 5 * 8 + 1)[1:].view(2, 5, 8),
+        torch.randn(2, 8, 5).transpose(1, 2),
+        torch.randn(2, 1, 8).expand(2, 5, 8),
+    ):
+        compare(backend, LIF, (2, 5, 8), x=x)
+
+
+def test_double(device: PtxDevice) -> None:
+    for of in (CASES[2], CASES[5], CASES[8]):
+        compare(CudaBackend(device), of, (3, 37, 31), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 1 << 20], ids=["wide", "narrow"])
+def test_input_of_16_bits(device: PtxDevice, low: torch.dtype, threads: int) -> None:
+    device.fill = threads
+    for of, learn in ((LIF, True), (LIF, False), (CASES[6], True)):
+        compare_low(CudaBackend(device), of, (3, 19, 16), low, learn)
+
+
+def _with(surrogate: Surrogate | None) -> Case:
+    return LIF._replace(config=dataclasses.replace(LIF.config, surrogate=surrogate))  # type: ignore[type-var]
+
+
+def test_every_surrogate(folder: Path) -> None:
+    for number, surrogate in enumerate(SURROGATES):
+        device = PtxDevice(folder, ARCHITECTURES[number % 2])
+        with device.watch():
+            compare(CudaBackend(device), _with(surrogate), (2, 21, 16), learn=False)
+
+
+def test_any_callable_as_surrogate(device: PtxDevice) -> None:
+    def slope(v: Tensor, threshold: Tensor) -> Tensor:
+        return torch.exp(-((v - threshold) ** 2))
+
+    compare(CudaBackend(device), _with(None), (2, 21, 6), surrogate_fn=slope, learn=("gain_mem",))
+
+
+@pytest.mark.parametrize("options", EGRU.values(), ids=EGRU)
+def test_egru(device: PtxDevice, options: dict[str, Any]) -> None:
+    backend = CudaBackend(device)
+    backend.name = "ptx"
+    plugin = Plugin(backend)
+    plugins.manager().register(plugin)
+    try:
+        inputs, rest = case(9, 5, 1, 50, **options)
+        want, want_grads = differentiate(inputs, rest, "reference")
+        got, grads = differentiate(inputs, rest, "ptx")
+    finally:
+        plugins.manager().unregister(plugin)
+    assert device.launches
+    assert got.o.equal(want.o)
+    for field in RESULTS:
+        torch.testing.assert_close(getattr(got, field), getattr(want, field), rtol=1e-11, atol=1e-12)
+    for field, g, w in zip(Inputs._fields, grads, want_grads, strict=True):
+        assert float((g - w).abs().max() / w.abs().max()) < 1e-10, field
+
+
+@pytest.mark.parametrize("arch", EVERY)
+def test_no_instruction_that_rounds_otherwise(arch: str) -> None:
+    """On every architecture: nothing fused, approximate or flushed to zero, no atomics, no local memory."""
+    number = EVERY.index(arch)
+    found = list(steps())[number :: len(EVERY)]
+    sources = [heaviest(*step) for step in found] + [next(kernels(*step)) for step in found]
+    for source in [*sources, Reduce(None, "rows", torch.float32)]:
+        (program,) = programs(ptx(source.text(source.blocks), arch))
+        assert len(program.lines) > 30
+        assert not forbidden(program), source
