@@ -51,9 +51,9 @@ def compare_low(
     outer, time_, inner = size
     torch.manual_seed(outer * 1000 + time_ * 10 + inner)
     neuron, config = case.neuron, case.config
-    shape, batch, inside = ((time_, outer, inner), (), (outer, inner))
-    if config.time_dim:
-        shape, batch, inside = size, (outer,), (inner,)
+    shape, batch, inside = size, [outer], [inner]
+    if not config.time_dim:
+        shape, batch, inside = (time_, outer, inner), [], [outer, inner]
     x = (torch.randn(shape) * 1.5 + 0.3).to(low)
     first = [torch.randn(*batch, *inside) for _ in neuron.states(config)]
     first = [s.abs() if n == "b" else s for n, s in zip(neuron.states(config), first, strict=True)]

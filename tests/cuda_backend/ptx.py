@@ -37,7 +37,7 @@ def ptx(text: str, arch: str, **changed: object) -> str:
     held = b" " * found(program)[1]
     (nvrtc.nvrtcGetProgramLog if int(code) else nvrtc.nvrtcGetPTX)(program, held)
     nvrtc.nvrtcDestroyProgram(program)
-    made = held.rstrip(b"\0").decode()
+    made: str = held.rstrip(b"\0").decode()
     if int(code):
         raise ValueError(made)
     return made

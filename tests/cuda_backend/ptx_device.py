@@ -27,6 +27,7 @@ from .ptx import SHARED_BASE, WORDS, Program, forbidden, programs, ptx
 _HERE = Path(__file__).parent
 _SOURCES = ("ptx_machine.cpp", "ptx_instructions.h", "ptx_machine.h", "ptx_memory.h")
 _FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fwrapv", "-fPIC", "-shared", "-w"]
+_LARGE = 1 << 24
 _TENSOR = -(1 << 63)  # kTensor of ptx_memory.h
 
 
@@ -67,7 +68,7 @@ class Watch:
     def __call__(self) -> Iterator[None]:
         """While this lasts, tensors are watched; at its end they are forgotten."""
         data_ptr, make = Tensor.data_ptr, self._making
-        patches = [
+        patches: list[Any] = [
             mock.patch.object(Tensor, "data_ptr", lambda t: self._asked(t, data_ptr(t))),
             mock.patch.object(Tensor, "new_empty", make(Tensor.new_empty)),
             *[mock.patch.object(torch, n, make(getattr(torch, n))) for n in ("empty", "empty_like", "empty_strided")],
@@ -97,7 +98,10 @@ class Watch:
         def made(*args: Any, **options: Any) -> Tensor:
             t = make(*args, **options)
             if t.device.type == "cpu":
-                self._fresh[t.untyped_storage().data_ptr()] = t
+                storage = t.untyped_storage()
+                self._fresh[storage.data_ptr()] = t
+                if 0 < storage.nbytes() < _LARGE:
+                    ctypes.memset(storage.data_ptr(), 0xFF, storage.nbytes())  # NaN: no result of an earlier call
             return t
 
         return made
@@ -105,18 +109,14 @@ class Watch:
     def windows(self, addresses: Sequence[int]) -> list[int]:
         """What a launch may touch that is given these: rows of `Window` in ptx_memory.h.
 
-        Raises:
-            Fault: an address is that of nothing.
+        What is the address of no tensor, like EGRU's number of the step, gives nothing to touch.
         """
         rows: list[int] = []
         for address in filter(None, addresses):
             found = self._at.get(address)
             if found is None:  # within a tensor
                 every = [t for there in self._at.values() for t in there.values()]
-                holding = [t for t in every if _begin(t) <= address < _begin(t) + _span(t)]
-                if not holding:
-                    raise Fault(f"the launch is given {address}, which is the address of no tensor")
-                found = dict(enumerate(holding))
+                found = dict(enumerate(t for t in every if _begin(t) <= address < _begin(t) + _span(t)))
             for t in found.values():
                 rows += self._window(t)
         return rows
@@ -141,13 +141,14 @@ class Watch:
 
 
 def _begin(t: Tensor) -> int:
-    return t.untyped_storage().data_ptr() + t.storage_offset() * t.itemsize
+    return t.untyped_storage().data_ptr() + int(t.storage_offset()) * t.itemsize
 
 
 def _span(t: Tensor) -> int:
     if not t.numel():
         return 0
-    return (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1) * t.itemsize
+    last: int = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return (last + 1) * t.itemsize
 
 
 class _Loaded(Patched):
@@ -158,7 +159,7 @@ class _Loaded(Patched):
         self._code = (ctypes.c_int64 * len(program.code)).from_buffer(program.code)
         self._slots = (ctypes.c_uint64 * len(program.values))(*program.values)
         self._names = (ctypes.c_char_p * len(program.names))(*[n.encode() for n in program.names])
-        unknown = [n.decode() for n in self._names if not device.library.ptx_knows(n)]
+        unknown = [n for n in program.names if not device.library.ptx_knows(n.encode())]
         if unknown:
             raise ValueError(f"{what}: instructions that the machine does not know: {unknown}")
 

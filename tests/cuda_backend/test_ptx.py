@@ -16,20 +16,21 @@ import torch
 from torch import Tensor
 
 from plugin_accel import plugins
-from plugin_accel.backends import cuda_compile
+from plugin_accel.backends import cpu, cuda_compile
 from plugin_accel.backends.cuda import CudaBackend
 from plugin_accel.layers.egru_call import Inputs
+from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
 
 from .all_ptx import ARCHITECTURES, compare_low
 from .cases import CASES, LIF, SURROGATES, Case
-from .comparison import BOTH, INNER, OUTER
+from .comparison import BOTH, INNER, OUTER, assert_same, param, results
 from .egru_shared import CASES as EGRU
 from .egru_shared import RESULTS, case, differentiate
 from .emulated import COMPILER
 from .fake import Plugin
 from .kernel_table import ARCHITECTURES as EVERY
-from .kernel_table import Reduce, heaviest, kernels, steps
+from .kernel_table import heaviest, kernels, steps
 from .ptx import forbidden, programs, ptx
 from .ptx_device import PtxDevice
 from .test_emulated import compare
@@ -113,6 +114,20 @@ def test_any_callable_as_surrogate(device: PtxDevice) -> None:
     compare(CudaBackend(device), _with(None), (2, 21, 6), surrogate_fn=slope, learn=("gain_mem",))
 
 
+def test_single_steps(device: PtxDevice) -> None:
+    """As recurrent layers take them, with what comes back from the step before."""
+    recurrent = dataclasses.replace(CASES[6].config, recurrent=True)  # type: ignore[type-var]
+    for of in (LIF, CASES[6]._replace(config=recurrent)):
+        neuron, config = of.neuron, dataclasses.replace(of.config, time_dim=STEP)  # type: ignore[type-var]
+        x, first = torch.randn(7, 5), [torch.randn(7, 5) for _ in neuron.states(config)]
+        params = [param(n, BOTH if n == "recurrent" else None, (7,), (5,), x.dtype) for n in neuron.params(config)]
+        wanted, got = (
+            results(neuron, backend, config, x, first, params, record=False, learn=True, summed=False)
+            for backend in (cpu.BACKEND, CudaBackend(device))
+        )
+        assert_same(got, wanted, [f"g {n}" for n, p in zip(neuron.params(config), params, strict=True) if not p.dim()])
+
+
 @pytest.mark.parametrize("options", EGRU.values(), ids=EGRU)
 def test_egru(device: PtxDevice, options: dict[str, Any]) -> None:
     backend = CudaBackend(device)
@@ -133,13 +148,21 @@ def test_egru(device: PtxDevice, options: dict[str, Any]) -> None:
         assert float((g - w).abs().max() / w.abs().max()) < 1e-10, field
 
 
-@pytest.mark.parametrize("arch", EVERY)
-def test_no_instruction_that_rounds_otherwise(arch: str) -> None:
-    """On every architecture: nothing fused, approximate or flushed to zero, no atomics, no local memory."""
-    number = EVERY.index(arch)
-    found = list(steps())[number :: len(EVERY)]
-    sources = [heaviest(*step) for step in found] + [next(kernels(*step)) for step in found]
-    for source in [*sources, Reduce(None, "rows", torch.float32)]:
-        (program,) = programs(ptx(source.text(source.blocks), arch))
-        assert len(program.lines) > 30
+def test_one_program_for_many_architectures() -> None:
+    """What ran here is what the others are given, too: the same text but for the name of the target."""
+    for source in (heaviest(LIF.neuron, LIF.config), list(kernels(CASES[11].neuron, CASES[11].config))[11]):
+        made: dict[bool, set[str]] = {}
+        for arch in EVERY:
+            text = ptx(source.text(source.blocks), arch.replace("sm", "compute"))
+            assert f".target {arch}" in text
+            made.setdefault(int(arch[3:]) >= 100, set()).add(text.replace(arch, ""))
+        assert [len(texts) for texts in made.values()] == [1, 1]
+
+
+def test_nothing_that_rounds_otherwise() -> None:
+    """Of a sample of the steps: nothing fused, approximate or flushed to zero, no atomics, no local memory."""
+    for number, step in enumerate(list(steps())[::4]):
+        source = heaviest(*step)
+        (program,) = programs(ptx(source.text(source.blocks), ARCHITECTURES[number % 2]))
+        assert len(program.lines) > 300
         assert not forbidden(program), source

@@ -48,7 +48,8 @@ FAULTY = {
     "written beyond the end": ("y[i + 1] = x[i];", "outside of every tensor"),
     "no address": ("reinterpret_cast<float*>(n)[i] = x[i];", "outside of every tensor"),
     "four at an odd address": (
-        "if (4 * i + 4 < n) { const float4 v = reinterpret_cast<const float4*>(x + 1)[i]; y[i] = v.x + v.y + v.z + v.w; }",
+        "if (4 * i + 4 >= n) return; const float4 v = reinterpret_cast<const float4*>(x + 1)[i];"
+        "y[i] = v.x + v.y * v.z - v.w;",
         "misaligned",
     ),
     "two at an odd address": (
