@@ -43,6 +43,8 @@ Table table() {
   conversion<double, int32_t>(t, "rn.f64", "s32");
   conversion<double, int64_t>(t, "rn.f64", "s64");
   t["cvta.to.global.u64"] = t["mov.u64"];
+  t["cvta.shared.u64"] = unary<uint64_t, uint64_t>([](uint64_t a) { return a + kWindow; });
+  t["cvta.to.shared.u64"] = unary<uint64_t, uint64_t>([](uint64_t a) { return a - kWindow; });
   t["unpack2.b32"] = unpack<uint16_t, 2>;
   t["unpack2.b64"] = unpack<uint32_t, 2>;
   t["unpack4.b64"] = unpack<uint16_t, 4>;
@@ -54,8 +56,8 @@ Table table() {
   t["ld.param"] = load<kParam>;
   t["st.global"] = store<kGlobal>;
   t["st.shared"] = store<kShared>;
-  t["ld"] = load<kGlobal>;  // generic: no address of shared memory is ever made one
-  t["st"] = store<kGlobal>;
+  t["ld"] = load<kGeneric>;
+  t["st"] = store<kGeneric>;
   t["bra"] = t["bra.uni"] = branch;
   t["bar.sync"] = barrier;
   t["ret"] = finish;

@@ -74,12 +74,16 @@ void select(Machine&, Thread& t, const Instruction& i) {
   put<T>(t, i, get<T>(t, i, get<bool>(t, i, 3) ? 1 : 2));
 }
 
-enum Space { kGlobal, kShared, kParam };
+enum Space { kGlobal, kShared, kParam, kGeneric };
+constexpr uint64_t kWindow = uint64_t(1) << 56;  // where generic addresses of shared memory begin
 
 template <Space S>
 char* reach(Machine& m, Thread& t, const Instruction& i, uint64_t address, bool write, size_t here) {
   const uint64_t size = static_cast<uint64_t>(i.size * i.count);
-  if constexpr (S == kGlobal) return m.memory.global(address, size, write, t.number, here);
+  if constexpr (S == kGeneric) {
+    if (address >= kWindow) return m.shared.at(address - kWindow, size, write, t.number);
+  }
+  if constexpr (S == kGlobal || S == kGeneric) return m.memory.global(address, size, write, t.number, here);
   if constexpr (S == kShared) return m.shared.at(static_cast<uint32_t>(address), size, write, t.number);
   aligned(address - reinterpret_cast<uint64_t>(m.param.data()), size);
   if (address - reinterpret_cast<uint64_t>(m.param.data()) + size > m.param.size())
