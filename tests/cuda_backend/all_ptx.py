@@ -2,8 +2,9 @@
 
     python -m tests.cuda_backend.all_ptx [--architectures compute_90 ...] [--only norse_lif]
 
-Kernels are those of `kernel_table`: all dtypes, one and four columns per thread, without gradients of parameters, with
-those of the first two, with all. What differs, and what `ptx_device.Fault` says, is printed; the exit status counts it.
+Kernels are those that calls ask for: all dtypes, one and several columns per thread, without gradients of parameters,
+with those of the first two, with all, and each way in which backward has again what was not kept. What differs, and
+what `ptx_device.Fault` says, is printed; the exit status counts it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+from unittest import mock
 
 import torch
 
 from plugin_accel import _C
-from plugin_accel.backends import cpu
+from plugin_accel.backends import cuda_step
 from plugin_accel.backends.cuda import CudaBackend
 from plugin_accel.neurons import SINABS_LIF, Config, Neuron, SinabsConfig
 
 from .cases import SURROGATES, Case
-from .comparison import assert_same, param, results
 from .kernel_table import BF16, F16, F32, F64, steps
 from .ptx_device import PtxDevice
 from .test_emulated import compare
@@ -33,8 +35,8 @@ from .test_emulated import compare
 ARCHITECTURES = ("compute_90", "compute_100")
 """NVRTC has one compiler up to sm_90 and another from sm_100 on."""
 
-NARROW = ((3, 19, 31), (2, 8, 8))
-WIDE = ((2, 21, 32), (1, 34, 132))
+NARROW = ((3, 19, 31), (1, 85, 9))
+WIDE = ((2, 21, 32), (1, 45, 8), (1, 85, 132))
 
 
 def every() -> Iterator[tuple[Neuron, Config]]:
@@ -44,54 +46,50 @@ def every() -> Iterator[tuple[Neuron, Config]]:
         yield SINABS_LIF, SinabsConfig(surrogate=surrogate)
 
 
-def compare_low(
-    backend: CudaBackend, case: Case, size: tuple[int, int, int], low: torch.dtype, learn: bool | tuple[str, ...] = True
-) -> None:
-    """With an input of 16 bits: what the `cpu` backend makes of it in fp32, its gradient rounded once."""
-    outer, time_, inner = size
-    torch.manual_seed(outer * 1000 + time_ * 10 + inner)
-    neuron, config = case.neuron, case.config
-    shape, batch, inside = size, [outer], [inner]
-    if not config.time_dim:
-        shape, batch, inside = (time_, outer, inner), [], [outer, inner]
-    x = (torch.randn(shape) * 1.5 + 0.3).to(low)
-    first = [torch.randn(*batch, *inside) for _ in neuron.states(config)]
-    first = [s.abs() if n == "b" else s for n, s in zip(neuron.states(config), first, strict=True)]
-    params = [param(n, None, batch, inside, F32) for n in neuron.params(config)]
-    options: dict[str, Any] = {"record": True, "learn": learn, "summed": False}
-    wanted = results(neuron, cpu.BACKEND, config, x.float(), first, params, **options)
-    got = results(neuron, backend, config, x, first, params, **options)
-    if wanted["g x"] is not None:
-        wanted["g x"] = wanted["g x"].to(low)
-    assert_same(got, wanted, [f"g {n}" for n in neuron.params(config)] + ["mean"] * (config.surrogate is None))
+class Variant(NamedTuple):
+    """Between them they ask for every kernel of a step.
+
+    Attributes:
+        wide: Several columns per thread.
+        learn: Gradients of parameters.
+        record: Membranes and states are recorded; else the input alone is kept of what is read or of 16 bits, and of
+            sequences of few steps, as if they were large.
+    """
+
+    config: Config
+    dtype: torch.dtype
+    wide: bool
+    learn: bool | tuple[str, ...]
+    record: bool
 
 
-def variants(neuron: Neuron, config: Config) -> Iterator[tuple[Config, torch.dtype, bool, bool | tuple[str, ...]]]:
-    """(options, dtype of the input, four columns per thread, gradients of parameters) of every kernel of a step."""
-    few = neuron.params(config)[:2]
+def variants(neuron: Neuron, config: Config) -> Iterator[Variant]:
+    """Of a step."""
+    few = tuple(neuron.params(config)[:2])
     bounded = dataclasses.replace(config, clamp=True) if isinstance(config, SinabsConfig) else config
-    for dtype in (F32, F16, BF16, F64):
-        for wide in (False, True) if dtype is not F64 else (False,):
-            for options, learn in ((config, False), (config, tuple(few)), (bounded, True)):
-                yield options, dtype, wide, learn
+    for dtype, wide, record in product((F32, F16, BF16, F64), (False, True), (True, False)):
+        if wide and dtype is F64:
+            continue
+        yield Variant(config, dtype, wide, False, record)
+        yield Variant(config, dtype, wide, few, record)
+        yield Variant(bounded, dtype, wide, True, record)
 
 
-def check(device: PtxDevice, backend: CudaBackend, neuron: Neuron, variant: Any) -> None:
+def check(device: PtxDevice, backend: CudaBackend, neuron: Neuron, of: Variant) -> None:
     """One variant on all sizes.
 
     Raises:
         AssertionError: numbers differ.
         Fault: a kernel did what no GPU would let pass.
     """
-    config, dtype, wide, learn = variant
-    case = Case(neuron.name, neuron, config)
-    device.fill = 1 if wide else 1 << 20
-    for size in WIDE if wide else NARROW:
-        with device.watch():
-            if dtype in (F32, F64):
-                compare(backend, case, size, dtype=dtype, learn=learn)
-            else:
-                compare_low(backend, case, size, dtype, learn)
+    device.fill = 1 if of.wide else 1 << 20
+    for outer, steps_, inner in WIDE if of.wide else NARROW:
+        shape = (outer, steps_, inner) if of.config.time_dim else (steps_, outer, inner)
+        x = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 1.5 + 0.3).to(of.dtype)
+        with device.watch(), mock.patch.object(cuda_step, "LARGE", 0):
+            real = F64 if of.dtype is F64 else F32
+            case = Case(neuron.name, neuron, of.config)
+            compare(backend, case, (outer, steps_, inner), x=x, dtype=real, learn=of.learn, record=of.record)
 
 
 def main() -> None:

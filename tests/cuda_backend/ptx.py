@@ -113,7 +113,7 @@ def _program(name: str, params: str, directives: str, body: str) -> Program:
     labels: dict[str, int] = {}
     text: list[str] = []
     for given in re.sub(r"//[^\n]*", "", body).split("\n"):
-        line = given.strip().replace("\t", " ")
+        line = given.strip().replace("\t", " ").removesuffix(" }")  # of a block with a register of its own
         shared = _SHARED.fullmatch(line)
         if shared:
             align, symbol, count = int(shared.group(1)), shared.group(2), int(shared.group(3))
@@ -121,7 +121,7 @@ def _program(name: str, params: str, directives: str, body: str) -> Program:
             made.symbols[symbol], made.shared = SHARED_BASE + at, at + count
         elif line.startswith("$") and line.endswith(":"):
             labels[line[:-1]] = len(text)
-        elif line and not line.startswith((".reg ", ".pragma ")):
+        elif line and not line.startswith((".reg ", "{ .reg ", ".pragma ")):
             if not line.endswith(";") or line.startswith("."):
                 raise ValueError(f"{name}: expected an instruction, got {line!r}")
             text.append(line[:-1].strip())

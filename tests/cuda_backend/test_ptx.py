@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from plugin_accel import plugins
-from plugin_accel.backends import cpu, cuda_compile
+from plugin_accel.backends import cpu, cuda_compile, cuda_step
 from plugin_accel.backends.cuda import CudaBackend
+from plugin_accel.backends.cuda_source import FROM_INPUT, FROM_KEPT, NO_REPLAY, ON_CHIP, Backward
 from plugin_accel.layers.egru_call import Inputs
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
 
-from .all_ptx import ARCHITECTURES, compare_low
+from .all_ptx import ARCHITECTURES
 from .cases import CASES, LIF, SURROGATES, Case
 from .comparison import BOTH, INNER, OUTER, assert_same, param, results
 from .egru_shared import CASES as EGRU
@@ -89,11 +90,26 @@ def test_double(device: PtxDevice) -> None:
 
 
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("threads", [1, 1 << 20], ids=["wide", "narrow"])
-def test_input_of_16_bits(device: PtxDevice, low: torch.dtype, threads: int) -> None:
-    device.fill = threads
-    for of, learn in ((LIF, True), (LIF, False), (CASES[6], True)):
-        compare_low(CudaBackend(device), of, (3, 19, 16), low, learn)
+def test_input_of_16_bits(device: PtxDevice, low: torch.dtype) -> None:
+    """With the membranes kept, had again on the chip, and had again from states in scratch memory."""
+    backend = CudaBackend(device)
+    for of, threads in ((LIF, 1), (CASES[1], 1 << 20), (CASES[6], 1)):
+        device.fill = threads
+        for size, learn, record in (((3, 19, 16), True, True), ((2, 21, 8), False, False), ((1, 85, 8), True, False)):
+            shape = size if of.config.time_dim else (size[1], size[0], size[2])
+            compare(backend, of, size, x=torch.randn(shape).mul(1.5).to(low), learn=learn, record=record)
+    assert {s.replay for s in device.loaded if isinstance(s, Backward)} == {NO_REPLAY, FROM_KEPT, FROM_INPUT, ON_CHIP}
+
+
+@pytest.mark.parametrize("time", [1, 40, 41, 80])
+def test_large_sequences_of_few_steps(time: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left in shared memory is read by the thread that wrote it, and fits."""
+    monkeypatch.setattr(cuda_step, "LARGE", 0)
+    device = PtxDevice(folder, ARCHITECTURES[time % 2], threads=1)
+    with device.watch():
+        compare(CudaBackend(device), LIF, (2, time, 64), learn=False, record=False)
+    (back,) = (s for s in device.loaded if isinstance(s, Backward))
+    assert (back.replay, back.width) == (ON_CHIP, 2 if time <= 40 else 1)
 
 
 def _with(surrogate: Surrogate | None) -> Case:
