@@ -170,10 +170,8 @@ def _access(opcode: str) -> tuple[str, int, int]:
 
 
 _ROUNDED = re.compile(r"(add|sub|mul|div|rcp|sqrt)\.rn\.f(32|64)")
-_ARITHMETIC = re.compile(r"(add|sub|mul|mad|fma|div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos|tanh)\b.*\.f(16|32|64)\b.*|.*bf16.*")
-_FOREIGN = re.compile(
-    r"(atom|red|call|ld\.local|st\.local|ld\.volatile|shfl|vote|tex|asm)\b.*|.*\.(ftz|approx|full|sat)\b.*"
-)
+_ARITHMETIC = re.compile(r"(add|sub|mul|mad|fma|div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos|tanh)\b.*\.b?f(16|32|64)(x2)?")
+_FOREIGN = re.compile(r"(atom|red|call|ld\.local|st\.local|ld\.volatile|shfl|vote|tex)\b.*|.*\.(ftz|approx|full|sat)\b.*")
 
 
 def forbidden(program: Program) -> list[str]:
