@@ -8,8 +8,8 @@
 #   make gpu-check  on a machine with a GPU: build, GPU tests, compute-sanitizer, benchmarks (GPU_ARGS adds options)
 #   make kernels    compile every CUDA kernel for every architecture, without a GPU: half an hour of one core; what they
 #                   need goes to benchmarks/results/cuda_kernels.json and into docs/cuda.md (KERNELS_ARGS adds options)
-#   make ptx        run what NVRTC makes of every CUDA kernel on the host, without a GPU: a quarter of an hour of one core
-#                   (PTX_ARGS adds options)
+#   make ptx        run what NVRTC makes of every CUDA kernel on the host, without a GPU: three quarters of an hour of one
+#                   core (PTX_ARGS adds options)
 #   make clean      removes what builds and runs leave behind, not the environment
 #
 # PYTHON is the interpreter to make the environment with, VENV where it is; an existing one can be named.

@@ -165,13 +165,15 @@ def _access(opcode: str) -> tuple[str, int, int]:
         return opcode, 0, 0
     count = int(parts[-2][1]) if re.fullmatch(r"v\d", parts[-2]) else 1
     size = int(parts[-1][1:]) // 8
-    kept = [p for p in parts[:-1] if p != "nc" and not re.fullmatch(r"v\d", p)]
+    kept = [p for p in parts[:-1] if not re.fullmatch(r"v\d", p)]
     return ".".join([*kept, *(["signed"] if parts[-1][0] == "s" else [])]), size, count
 
 
 _ROUNDED = re.compile(r"(add|sub|mul|div|rcp|sqrt)\.rn\.f(32|64)")
 _ARITHMETIC = re.compile(r"(add|sub|mul|mad|fma|div|rcp|sqrt|rsqrt|ex2|lg2|sin|cos|tanh)\b.*\.b?f(16|32|64)(x2)?")
-_FOREIGN = re.compile(r"(atom|red|call|ld\.local|st\.local|ld\.volatile|shfl|vote|tex)\b.*|.*\.(ftz|approx|full|sat)\b.*")
+_FOREIGN = re.compile(
+    r"(atom|red|call|ld\.local|st\.local|ld\.volatile|shfl|vote|tex)\b.*|.*\.(ftz|approx|full|sat)\b.*"
+)
 
 
 def forbidden(program: Program) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .cases import CASES, LIF, SURROGATES, Case
 from .comparison import BOTH, INNER, OUTER, assert_same, param, results
 from .egru_shared import CASES as EGRU
 from .egru_shared import RESULTS, case, differentiate
-from .emulated import COMPILER
+from .emulated import COMPILER, EmulatedDevice
 from .fake import Plugin
 from .kernel_table import ARCHITECTURES as EVERY
 from .kernel_table import heaviest, kernels, steps
@@ -144,24 +145,41 @@ def test_single_steps(device: PtxDevice) -> None:
         assert_same(got, wanted, [f"g {n}" for n, p in zip(neuron.params(config), params, strict=True) if not p.dim()])
 
 
-@pytest.mark.parametrize("options", EGRU.values(), ids=EGRU)
-def test_egru(device: PtxDevice, options: dict[str, Any]) -> None:
+@contextmanager
+def _named(name: str, device: Any) -> Iterator[str]:
+    """A backend that layers can ask for."""
     backend = CudaBackend(device)
-    backend.name = "ptx"
+    backend.name = name
     plugin = Plugin(backend)
     plugins.manager().register(plugin)
     try:
-        inputs, rest = case(9, 5, 1, 50, **options)
-        want, want_grads = differentiate(inputs, rest, "reference")
-        got, grads = differentiate(inputs, rest, "ptx")
+        yield name
     finally:
         plugins.manager().unregister(plugin)
+
+
+@pytest.mark.parametrize("options", EGRU.values(), ids=EGRU)
+def test_egru(device: PtxDevice, options: dict[str, Any]) -> None:
+    inputs, rest = case(9, 5, 1, 50, **options)
+    want, want_grads = differentiate(inputs, rest, "reference")
+    with _named("ptx", device) as name:
+        got, grads = differentiate(inputs, rest, name)
     assert device.launches
     assert got.o.equal(want.o)
     for field in RESULTS:
         torch.testing.assert_close(getattr(got, field), getattr(want, field), rtol=1e-11, atol=1e-12)
     for field, g, w in zip(Inputs._fields, grads, want_grads, strict=True):
         assert float((g - w).abs().max() / w.abs().max()) < 1e-10, field
+
+
+def test_egru_in_fp32_is_what_the_sources_say(device: PtxDevice, folder: Path) -> None:
+    """Against the kernels' sources compiled by g++, whose numbers test_egru.py has: bit for bit."""
+    inputs, rest = case(9, 5, 4, 50, dtype=torch.float32, zoneout=0.2, lengths=[9, 1, 4, 7, 9])
+    with _named("ptx", device) as name, _named("sources", EmulatedDevice(folder)) as sources:
+        (got, grads), (want, want_grads) = (differentiate(inputs, rest, backend) for backend in (name, sources))
+    assert device.launches >= 2 * 9
+    for g, w in zip((*got[:7], *grads), (*want[:7], *want_grads), strict=True):
+        assert g.equal(w)
 
 
 def test_one_program_for_many_architectures() -> None:
