@@ -61,16 +61,23 @@ def vast_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(
-    backend: Backend, case: Case, x: Tensor, first: list[Tensor], params: list[Tensor], g: Tensor, learn: bool
+    backend: Backend,
+    case: Case,
+    x: Tensor,
+    first: list[Tensor],
+    params: list[Tensor],
+    g: Tensor,
+    learn: bool,
+    alone: bool = False,
 ) -> Any:
-    """Forward with a record, and backward, without autograd."""
+    """Forward with a record, and backward, without autograd; `alone`: the input is all that backward is given."""
     neuron, config = case.neuron, case.config
     made = backend.forward(neuron, config, x, first, params, keep=True, record=True)
     assert made.kept is not None
     names = neuron.params(config)
     wanted = Wanted(True, (True,) * len(first), (learn,) * len(names))
-    reads = neuron.replays(config) or neuron.reads_input(config, [learn] * len(names))
-    saved = Saved(x if reads else None, made.kept, tuple(first), tuple(params))
+    reads = alone or neuron.replays(config) or neuron.reads_input(config, [learn] * len(names))
+    saved = Saved(x if reads else None, None if alone else made.kept, tuple(first), tuple(params))
     incoming = Incoming(g, None, made.last, made.kept, ())
     grads = backend.backward(neuron, config, saved, incoming, wanted, None)
     return [made.out, made.kept, *made.records, grads.x], [*made.last, *grads.first, *grads.params]
@@ -95,29 +102,35 @@ def columns_of(sizes: tuple[int, int, int], width: int) -> Tensor:
 
 @pytest.mark.parametrize("sizes", WHERE.values(), ids=WHERE)
 @pytest.mark.parametrize(
-    ("case", "width", "learn"),
-    [(LIF, 4, False), (CASES[1], 1, True), (CASES[6], 1, True), (CASES[15], 1, False)],
-    ids=["four columns", "parameters per column", "steps first", "replayed"],
+    ("case", "widths", "learn", "alone"),
+    [
+        (LIF, {4}, False, False),
+        (LIF, {4, 2}, False, True),
+        (CASES[1], {1}, True, False),
+        (CASES[1], {1}, True, True),
+        (CASES[6], {1}, True, False),
+        (CASES[15], {1}, False, False),
+    ],
+    ids=["four columns", "on the chip", "parameters per column", "from the input", "steps first", "replayed"],
 )
-def test_vast_tensors(case: Case, width: int, learn: bool, sizes: tuple[int, int, int], folder: Path) -> None:
+def test_vast_tensors(
+    case: Case, widths: set[int], learn: bool, alone: bool, sizes: tuple[int, int, int], folder: Path
+) -> None:
     outer, time, inner = sizes
     if case.config.time_dim == 0:
         outer, inner = 1, outer * inner
     arch = ("compute_90", "compute_100")[list(WHERE.values()).index(sizes) % 2]
-    compare(
-        PtxDevice(folder, arch, threads=1 if width == 4 else outer * inner // 3),
-        case,
-        (outer, time, inner),
-        width,
-        learn,
-    )
+    device = PtxDevice(folder, arch, threads=1 if 4 in widths else outer * inner // 3)
+    compare(device, case, (outer, time, inner), widths, learn, alone)
 
 
-def compare(device: PtxDevice, case: Case, sizes: tuple[int, int, int], width: int, learn: bool) -> None:
+def compare(
+    device: PtxDevice, case: Case, sizes: tuple[int, int, int], widths: set[int], learn: bool, alone: bool = False
+) -> None:
     neuron, config = case.neuron, case.config
     outer, time, inner = sizes
     time_first = config.time_dim == 0
-    chosen = columns_of(sizes, width)
+    chosen = columns_of(sizes, max(widths))
     o, i = chosen // inner, chosen % inner
     generator = torch.Generator().manual_seed(3)
 
@@ -151,13 +164,11 @@ def compare(device: PtxDevice, case: Case, sizes: tuple[int, int, int], width: i
         cpu.BACKEND, case, own(x), [own(s) for s in first], [own(p) if learn else p for p in params], own(g), learn
     )
 
-    per = 128 * width
-
     def blocks(grid: int) -> Sequence[int]:
         if grid == 1:
             return ()  # the mean's second pass, which would read what all blocks leave
-        of = per if grid == -(-outer * inner // per) else 128
-        return sorted({int(c) // of for c in chosen})
+        (per,) = (128 * w for w in (1, 2, 4) if grid == -(-outer * inner // (128 * w)))
+        return sorted({int(c) // per for c in chosen})
 
     device.blocks = blocks
     with device.watch():
@@ -170,12 +181,13 @@ def compare(device: PtxDevice, case: Case, sizes: tuple[int, int, int], width: i
             [placed(p) if learn else p for p in params],
             placed(g),
             learn,
+            alone,
         )
         for those, others in zip(got, wanted, strict=True):
             for a, b in zip(those, others, strict=True):
                 if b is not None:
                     torch.testing.assert_close(found(a), b.view(found(a).shape), rtol=0, atol=0)
-    assert {s.width for s in device.loaded if hasattr(s, "width")} == {width}
+    assert {s.width for s in device.loaded if hasattr(s, "width")} == widths
 
 
 def test_offsets_of_32_bits_are_found(folder: Path, tmp_path: Path) -> None:
@@ -185,7 +197,7 @@ def test_offsets_of_32_bits_are_found(folder: Path, tmp_path: Path) -> None:
     )
     device = PtxDevice(folder, "compute_90", threads=1 << 31, include_path=changed(tmp_path, "cuda/io.h", old, new))
     with pytest.raises(Fault, match="a second thread"):
-        compare(device, CASES[6], WHERE["columns"], 1, False)
+        compare(device, CASES[6], WHERE["columns"], {1}, False)
 
 
 def test_another_offset_of_32_bits(folder: Path) -> None:
