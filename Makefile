@@ -8,6 +8,8 @@
 #   make gpu-check  on a machine with a GPU: build, GPU tests, compute-sanitizer, benchmarks (GPU_ARGS adds options)
 #   make kernels    compile every CUDA kernel for every architecture, without a GPU: half an hour of one core; what they
 #                   need goes to benchmarks/results/cuda_kernels.json and into docs/cuda.md (KERNELS_ARGS adds options)
+#   make ptx        run what NVRTC makes of every CUDA kernel on the host, without a GPU: three quarters of an hour of one
+#                   core (PTX_ARGS adds options)
 #   make clean      removes what builds and runs leave behind, not the environment
 #
 # PYTHON is the interpreter to make the environment with, VENV where it is; an existing one can be named.
@@ -23,7 +25,7 @@ READY := $(VENV)/.plugin-accel
 KERNELS := setup.py $(shell find csrc -type f)
 SANITIZED := build/sanitize
 
-.PHONY: venv demo test lint bench sanitize gpu-check kernels clean
+.PHONY: venv demo test lint bench sanitize gpu-check kernels ptx clean
 
 venv: $(READY)
 
@@ -91,6 +93,9 @@ gpu-check:
 
 kernels: $(READY)
 	$(BIN)/python -m tests.cuda_backend.all_kernels --out benchmarks/results/cuda_kernels.json --markdown docs/cuda.md $(KERNELS_ARGS)
+
+ptx: $(READY)
+	$(BIN)/python -m tests.cuda_backend.all_ptx $(PTX_ARGS)
 
 clean:
 	rm -rf build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
