@@ -183,7 +183,7 @@ def step(name: str, options: argparse.Namespace, logs: Path, limit: float) -> di
         out = logs / "bench.json"
         out.unlink(missing_ok=True)
         extra = ["--quick"] if options.quick else ["--compile"]
-        extra += ["--limit", str(limit * 0.7), "--out", str(out)]
+        extra += ["--limit", str(limit - 30), "--out", str(out)]
         found = run([sys.executable, "benchmarks/gpu_bench.py", *extra], log, limit)
         return {**found, "results": json.loads(out.read_text()) if out.exists() else None}
     tool = sanitizer()
