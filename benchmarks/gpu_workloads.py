@@ -53,7 +53,7 @@ def spikingjelly_kernels() -> object:
         return "not installed"
     from spikingjelly.activation_based import functional
 
-    return functional.neuron_implementation("lif", torch.device("cuda", 0))
+    return functional.neuron_implementation("lif", torch.zeros((), device="cuda").device)
 
 
 def lif(time_steps: int, columns: int, dtype: torch.dtype, backend: Backend) -> tuple[Tensor, Callable[[], Tensor]]:
