@@ -40,9 +40,9 @@ CUDA = {
 }
 """By the major version of torch's CUDA: of another one they would not load."""
 HOSTS = {
-    "sinabs": ("sinabs>=3.1", "nir<=1.0.4", "nirtorch<2.1", "pbr"),
+    "sinabs": ("sinabs>=3.1", "nir<=1.0.4", "nirtorch<=2.0.2", "pbr"),
     "snntorch": ("snntorch>=0.9",),
-    "norse": ("norse>=1.1", "nir<=1.0.4", "nirtorch<2.1"),
+    "norse": ("norse>=1.1", "nir<=1.0.4", "nirtorch<=2.0.2"),
     "spikingjelly": ("spikingjelly>=2", "loguru", "scienceplots"),
 }
 """Without a host its layers are not tested and not measured, the kernels are."""

@@ -96,6 +96,7 @@ def test_the_device_of_the_data_is_taken() -> None:
     assert loss.device == compare_on
 
 
+@pytest.mark.one_graph
 def test_compiled_without_a_break() -> None:
     model, x = network(), torch.randn(8, 20, 32, device="cuda")
     expected = model(x)
