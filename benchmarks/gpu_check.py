@@ -156,7 +156,8 @@ def tests(
 ) -> dict[str, Any]:
     """What a run of pytest found, also one that did not come to its end."""
     # a warning of a torch that is newer than the tests is no failure here
-    pytest = [sys.executable, "-m", "pytest", "-v", "--durations=10", "-p", "no:cacheprovider", "-W", "default"]
+    pytest = [sys.executable, "-m", "pytest", "-v", "--durations=10", "-p", "no:cacheprovider", "-p", "no:logging"]
+    pytest += ["-W", "default"]
     begin = log.stat().st_size if log.exists() else 0
     found = run([*before, *pytest, "-o", "faulthandler_timeout=90", *what], log, limit, **environment)
     outcomes = dict(OUTCOME.findall(log.read_bytes()[begin:].decode(errors="replace")))

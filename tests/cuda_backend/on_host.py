@@ -24,6 +24,7 @@ from torch import nn
 
 FACTORIES = ("arange", "empty", "full", "ones", "rand", "randint", "randn", "tensor", "zeros")
 CPU = torch.device("cpu")
+MEMORY = 1 << 30
 
 
 class Event:
@@ -89,7 +90,7 @@ def install(folder: Path, threads: int) -> None:
         "get_device_name": lambda: "emulated",
         "graph": lambda graph: contextlib.nullcontext(),
         "max_memory_allocated": lambda: 0,
-        "mem_get_info": lambda: (0, 0),
+        "mem_get_info": lambda: (MEMORY, MEMORY),
         "memory_allocated": lambda: 0,
         "reset_peak_memory_stats": lambda: None,
         "set_sync_debug_mode": lambda mode: None,
