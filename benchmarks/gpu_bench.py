@@ -37,7 +37,7 @@ def parts_of(sizes: Sizes, rounds: int, compiled: bool) -> dict[str, Callable[[]
     sequence = (sizes.batch, sizes.steps, sizes.neurons)
     parts: dict[str, Callable[[], Any]] = {
         "copy_gb_per_s": lambda: copy_bandwidth(rounds, sizes.copied),
-        "saved": kernels.saved,
+        "saved": lambda: kernels.saved(sizes),
         "bulk": lambda: kernels.bulk(rounds, sizes),
         "spikingjelly": kernels.spikingjelly_kernels,
         "small": lambda: kernels.small(rounds, sizes),

@@ -84,38 +84,38 @@ def plain(time_steps: int, columns: int) -> Call:
     return both_ways(time_steps, columns, torch.float32, plugin_accel.backends.get("reference"))[OURS]
 
 
-def kept_per_element(dtype: torch.dtype, training: bool) -> float:
-    """Bytes of what a call leaves for backward, but for its input and its output."""
-    kept: dict[int, int] = {}
-    x, run = lif(8, 1024, dtype, BACKEND)
+def kept(time_steps: int, columns: int, dtype: torch.dtype, training: bool = True) -> tuple[float, bool]:
+    """Bytes per element that a call leaves for backward, but for its input and its output; whether the input too."""
+    held: dict[int, int] = {}
+    x, run = lif(time_steps, columns, dtype, BACKEND)
 
     def pack(t: Tensor) -> Tensor:
         if t.numel() > 1:
-            kept[t.data_ptr()] = t.numel() * t.element_size()
+            held[t.data_ptr()] = t.numel() * t.element_size()
         return t
 
     with torch.set_grad_enabled(training), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         out = run()
-    for own in (x, out):
-        kept.pop(own.data_ptr(), None)
-    return sum(kept.values()) / x.numel()
+    reads_input = held.pop(x.data_ptr(), None) is not None
+    held.pop(out.data_ptr(), None)
+    return sum(held.values()) / x.numel(), reads_input
 
 
-def saved() -> list[dict[str, Any]]:
-    return [
-        {
-            "dtype": name_of(dtype),
-            "training": kept_per_element(dtype, True),
-            "inference": kept_per_element(dtype, False),
-        }
-        for dtype in (torch.float32, torch.float16)
-    ]
+def saved(sizes: Sizes) -> list[dict[str, Any]]:
+    """Of many steps, and of few over many neurons."""
+    rows = []
+    for steps, columns in ((sizes.steps, sizes.batch * sizes.neurons), (sizes.bulk_steps, sizes.columns)):
+        for dtype in (torch.float32, torch.float16):
+            training, reads_input = kept(steps, columns, dtype)
+            row = {"steps": steps, "dtype": name_of(dtype), "training": training, "and the input": reads_input}
+            rows.append({**row, "inference": kept(steps, columns, dtype, False)[0]})
+    return rows
 
 
 def bulk(rounds: int, sizes: Sizes) -> list[dict[str, Any]]:
     """T = 32 over as many neurons as memory traffic counts alone; bytes by what must be read and written.
 
-    That is the input and the membrane twice, the output and its gradient, the input's gradient.
+    That is the input, the output and its gradient, the input's gradient; what is kept twice, or the input again.
     """
     rows = []
     for dtype in (torch.float32, torch.float16):
@@ -123,8 +123,9 @@ def bulk(rounds: int, sizes: Sizes) -> list[dict[str, Any]]:
         calls |= spikingjelly(sizes.bulk_steps, sizes.columns, dtype)
         ms = medians(calls, rounds)
         elements = sizes.bulk_steps * sizes.columns
+        held, reads_input = kept(sizes.bulk_steps, sizes.columns, dtype)
         forward_bytes = dtype.itemsize + 4
-        both_bytes = 2 * (dtype.itemsize + 4 + kept_per_element(dtype, True))
+        both_bytes = 2 * (forward_bytes + held) + (dtype.itemsize if reads_input else 0)
         row: dict[str, Any] = {"workload": f"LIF T={sizes.bulk_steps} N={sizes.columns}", "dtype": name_of(dtype)}
         row |= {"ms": ms, "forward_gb_per_s": elements * forward_bytes / ms[f"{OURS} forward"] / 1e6}
         row |= {"bytes": both_bytes, "gb_per_s": elements * both_bytes / ms[OURS] / 1e6}
