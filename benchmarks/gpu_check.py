@@ -35,8 +35,13 @@ LIMITS = {"build": 240, "tests": 420, "bench": 420, "memcheck": 240, "racecheck"
 NEEDED = ("setuptools>=77", "pybind11>=2.13", "pluggy>=1.2", "iniconfig>=1.1", "packaging>=22", "pygments", "pytest>=8")
 """What the build and the tests need, whatever the version of CUDA."""
 CUDA = {
-    "12": ("cuda-pathfinder", "cuda-core>=1.0.1,<2", "cuda-bindings>=12.9,<13", "nvidia-cuda-nvrtc-cu12>=12.8,<13"),
-    "13": ("cuda-pathfinder", "cuda-core>=1.0.1,<2", "cuda-bindings>=13,<14", "nvidia-cuda-nvrtc>=13,<14"),
+    "12": (
+        "cuda-pathfinder>=1.4.2",
+        "cuda-core>=1.0.1,<2",
+        "cuda-bindings>=12.9,<13",
+        "nvidia-cuda-nvrtc-cu12>=12.8,<13",
+    ),
+    "13": ("cuda-pathfinder>=1.4.2", "cuda-core>=1.0.1,<2", "cuda-bindings>=13,<14", "nvidia-cuda-nvrtc>=13,<14"),
 }
 """By the major version of torch's CUDA: of another one they would not load."""
 HOSTS = {
