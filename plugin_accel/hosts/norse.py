@@ -13,7 +13,7 @@ import norse.torch as nt
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.hosts import fallbacks, norse_call
+from plugin_accel.hosts import compiled, fallbacks, norse_call
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_products as nq
 from plugin_accel.hosts import norse_recurrent as nr
@@ -236,6 +236,7 @@ for _cls, _form in _RECURRENT.items():
     if issubclass(_cls, nt.module.snn.SNNRecurrentCell) and _form is not nr.IZHIKEVICH:
         nf.FORMS[_cls] = _form.within
 _CLASSES = {cls.__bases__[-1]: cls for cls in (*_FEED_FORWARD, *(c for c, _ in _HEARING))}
+compiled.readable(_CLASSES.values())
 
 
 def _recurrent_form(module: nn.Module) -> Any:

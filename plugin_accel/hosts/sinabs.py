@@ -14,7 +14,7 @@ import torch
 from sinabs.layers import SqueezeMixin, alif
 from torch import Tensor, nn
 
-from plugin_accel.hosts import fallbacks, sinabs_options, sinabs_sequence
+from plugin_accel.hosts import compiled, fallbacks, sinabs_options, sinabs_sequence
 from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_call import (
@@ -198,6 +198,7 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     sl.IAFRecurrent: IAFRecurrent,
     sl.ALIFRecurrent: ALIFRecurrent,
 }
+compiled.readable(_CLASSES.values())
 
 
 def classes() -> Mapping[type[nn.Module], type[nn.Module]]:

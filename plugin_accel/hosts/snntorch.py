@@ -14,6 +14,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.hosts import compiled
 from plugin_accel.hosts import snntorch_delta as sd
 from plugin_accel.hosts import snntorch_layers as sl
 from plugin_accel.hosts import snntorch_options as so
@@ -148,6 +149,7 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     snn.SLSTM: sl.SLSTM,
     snn.SConv2dLSTM: sl.SConv2dLSTM,
 }
+compiled.readable(_CLASSES.values())
 _FORMS: dict[type[nn.Module], Form] = {
     Leaky: _LEAKY,
     Lapicque: _LAPICQUE,
