@@ -102,8 +102,9 @@ class BackwardPlan:
         elif wanted.x or any(self._alike):
             self._g_x = cc.sequences(layout, self._x_dtype, device)
         self._g_state = cc.states(layout, dtype, device)
+        self._seldom = any(row is not None for row in self._rows[4:])  # of the kept membrane or of records
         # several columns per thread
-        width = columns_of(self._replay, self._x_dtype)
+        width = columns_of(self._replay, self._x_dtype, len(saved.first), self._seldom)
         if self._replay == ON_CHIP and width * time > ROOM:
             width = 1
         self._width = width
@@ -147,7 +148,7 @@ class BackwardPlan:
                 surrogate.name if surrogate else None,
                 sum(1 << slot for slot in summed),
                 fixed.bounded,
-                g_kept is not None or any(row is not None for row in g_records),
+                self._seldom,
                 self._replay,
                 -(-time // 8) * 8 if self._replay == ON_CHIP else 0,
             )

@@ -168,14 +168,14 @@ def ahead(width: int, fp64: bool, replay: int) -> int:
     return 4 if width > 1 else 8 if fp64 else 16
 
 
-def columns_of(replay: int, x: torch.dtype) -> int:
+def columns_of(replay: int, x: torch.dtype, states: int, seldom: bool) -> int:
     """Columns that a thread takes back at once, where they lie side by side and are enough to fill the GPU."""
     if not replay:
         return 1 if x is torch.float64 else 4
     if replay == ON_CHIP:
         return 2
     # what is replayed fills the registers
-    return 2 if replay == FROM_INPUT and x.itemsize == 2 else 1
+    return 2 if replay == FROM_INPUT and x.itemsize == 2 and states <= 2 and not seldom else 1
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,10 @@ def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) 
                         fixed.step, x, fixed.out, width, name, mask, mask == every, False, ON_CHIP, ROOM // width
                     )
             for replay in ways if x in (F32, F64) else ways[-1:]:
-                most = columns_of(replay, x)
+                seldom = mask == every and x is not F16
+                most = columns_of(replay, x, fixed.step.states, seldom)
                 for width in (1, most) if most > 1 and x is F32 else (most,):
-                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, mask == every, replay)
+                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, seldom, replay)
 
 
 def others() -> Iterator[Source]:
