@@ -5,9 +5,12 @@
 #   make lint       formatting, lints, types, import rules
 #   make bench      the benchmarks; results go to benchmarks/results
 #   make sanitize   the op tests on a library built with AddressSanitizer and UBSan (gcc)
-#   make gpu-check  on a machine with a GPU: build, GPU tests, compute-sanitizer, benchmarks (GPU_ARGS adds options)
+#   make gpu-check  on a machine with a GPU: build, GPU tests, benchmarks, compute-sanitizer (GPU_ARGS adds options)
+#   make gpu-wheels fetch what such a machine may lack into WHEELS, where there is a network (WHEELS_ARGS adds options)
 #   make kernels    compile every CUDA kernel for every architecture, without a GPU: half an hour of one core; what they
 #                   need goes to benchmarks/results/cuda_kernels.json and into docs/cuda.md (KERNELS_ARGS adds options)
+#   make ptx        run what NVRTC makes of every CUDA kernel on the host, without a GPU: three quarters of an hour of one
+#                   core (PTX_ARGS adds options)
 #   make clean      removes what builds and runs leave behind, not the environment
 #
 # PYTHON is the interpreter to make the environment with, VENV where it is; an existing one can be named.
@@ -15,6 +18,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+WHEELS ?= ../wheels
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -23,7 +27,7 @@ READY := $(VENV)/.plugin-accel
 KERNELS := setup.py $(shell find csrc -type f)
 SANITIZED := build/sanitize
 
-.PHONY: venv demo test lint bench sanitize gpu-check kernels clean
+.PHONY: venv demo test lint bench sanitize gpu-check gpu-wheels kernels ptx clean
 
 venv: $(READY)
 
@@ -87,10 +91,16 @@ sanitize: $(SANITIZED)/.built
 
 # In the environment that is there, since that is the one with a CUDA build of torch.
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py $(GPU_ARGS)
+	$(PYTHON) benchmarks/gpu_check.py $(if $(wildcard $(WHEELS)),--wheels $(WHEELS)) $(GPU_ARGS)
+
+gpu-wheels:
+	$(PYTHON) benchmarks/gpu_wheels.py --out $(WHEELS) $(WHEELS_ARGS)
 
 kernels: $(READY)
 	$(BIN)/python -m tests.cuda_backend.all_kernels --out benchmarks/results/cuda_kernels.json --markdown docs/cuda.md $(KERNELS_ARGS)
+
+ptx: $(READY)
+	$(BIN)/python -m tests.cuda_backend.all_ptx $(PTX_ARGS)
 
 clean:
 	rm -rf build dist outputs *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 Call = Callable[[], object]
+
+
+class Sizes(NamedTuple):
+    """Of the workloads."""
+
+    copied: int = 1 << 28
+    """Elements whose copy is timed."""
+    columns: int = 1 << 22
+    """Neurons of the bulk workload."""
+    bulk_steps: int = 32
+    swept: tuple[int, ...] = (25, 100, 400, 1600)
+    """Steps, of 16 * columns elements together."""
+    batch: int = 16
+    steps: int = 500
+    neurons: int = 512
+    widths: tuple[int, ...] = (512, 1024, 4096)
+    latency_steps: int = 1000
+    latency_neurons: tuple[int, ...] = (1, 10, 100, 1000, 10_000)
+    event_steps: int = 300
+    egru: tuple[tuple[int, int, int, int], ...] = ((100, 32, 128, 256), (784, 64, 1, 256))
+    """Steps, batch, features, units."""
+    repeats: int = 300
+    """Calls whose time on the host is taken."""
+
+
+TINY = Sizes(1 << 12, 64, 4, (2, 4), 2, 5, 8, (8,), 6, (1, 10), 2, ((4, 2, 3, 8),), 5)
+"""Does it run? The times mean nothing."""
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Ends what takes longer.
+
+    Raises:
+        TimeoutError: it does.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError(f"expected to end within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def elapsed(call: Call, calls: int) -> float:
@@ -39,22 +88,24 @@ def medians(calls: dict[str, Call], rounds: int, target_ms: float = 20.0) -> dic
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def copy_bandwidth(rounds: int) -> float:
+def copy_bandwidth(rounds: int, elements: int) -> float:
     """GB/s of a copy, reads and writes together."""
-    a, b = (torch.empty(1 << 28, device="cuda") for _ in range(2))
+    a, b = (torch.randn(elements, device="cuda") for _ in range(2))
     ms = medians({"copy": lambda: b.copy_(a)}, rounds)["copy"]
     return 2 * a.numel() * 4 / ms / 1e6
 
 
 def training(layer: nn.Module, x: Tensor, reset: Call | None = None) -> Call:
     """Forward and backward of a layer with a fresh graph, without accumulation into x."""
-    gradient = torch.randn(x.shape, device=x.device)
+    made: list[Tensor] = []
 
     def run() -> None:
         if reset is not None:
             reset()
         out = layer(x)
-        torch.autograd.grad(out, x, gradient.to(out.dtype))
+        if not made:
+            made.append(torch.randn(out.shape, device=out.device, dtype=out.dtype))
+        torch.autograd.grad(out, x, made[0])
 
     return run
 
@@ -83,10 +134,10 @@ def captured(call: Call) -> Call:
     return graph.replay
 
 
-def host_us(call: Call, prepare: Callable[[], Any] | None = None) -> float:
+def host_us(call: Call, prepare: Callable[[], Any] | None = None, repeats: int = 300) -> float:
     """Microseconds for which a call keeps the host, the GPU idle; `prepare` runs before each, and is not timed."""
     times = []
-    for _ in range(300):
+    for _ in range(repeats):
         if prepare is not None:
             prepare()
         torch.cuda.synchronize()

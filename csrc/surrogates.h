@@ -4,6 +4,14 @@
 // snntorch/surrogate.py @ 1.0.0, the others norse/torch/functional/threshold.py @ 1.1.0.
 #pragma once
 
+#ifndef PA_GPU
+// a / b for b >= 1; a GPU has its own
+template <class R>
+PA_HD R over_(R a, R b) {
+  return a / b;
+}
+#endif
+
 enum SurrogateKind {
   kPrecomputed = 0,
   kSingleExponential = 1,
@@ -139,7 +147,7 @@ struct FastSigmoid : Plain {
   template <class R>
   PA_HD static R eval(R v, R th, const R* q, R, R) {
     const R d = v - th, n = q[0] * abs_(d) + R(1);
-    return d > q[1] ? R(1) / (n * n) : R(0);
+    return d > q[1] ? over_(R(1), n * n) : R(0);
   }
 };
 
@@ -154,7 +162,7 @@ struct Atan {
   template <class R>
   PA_HD static R eval(R v, R th, const R*, R a, R b) {
     const R d = b * (v - th);
-    return a / (R(1) + d * d);
+    return over_(a, R(1) + d * d);
   }
 };
 

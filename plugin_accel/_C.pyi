@@ -48,13 +48,14 @@ def guard(
     params: tuple[str, ...],
     shapes: tuple[torch.Size, ...],
     shape: torch.Size,
+    state: torch.Size,
     device: torch.device | None,
     fixed: tuple[Tensor, ...],
     unchanged: Callable[[], bool] | None,
     run: Callable[..., Sequence[Tensor]],
     states: tuple[str | None, ...],
     out: str | None,
-    order: tuple[int, ...] | type[tuple[Any, ...]],
+    order: tuple[int, ...] | type[tuple[Any, ...]] | None,
 ) -> Callable[..., tuple[Any, ...] | None]: ...
 def same(attributes: dict[str, Any], keys: Sequence[str], values: Sequence[Any], /) -> bool: ...
 def alike(
@@ -68,13 +69,15 @@ class Launch:
         self, entry: int, function: int, grid_x: int, grid_y: int, block: int, call: bytes, words: tuple[int, ...]
     ) -> None: ...
     def run(self, stream: int, addresses: tuple[int, ...]) -> int: ...
-    def make(
-        self,
-        stream: int,
-        inputs: list[Tensor],
-        kinds: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device], ...],
-    ) -> tuple[Tensor, ...] | int: ...
 
+def program(
+    launches: tuple[tuple[Launch, tuple[tuple[int, int], ...]], ...],
+    kinds: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device], ...],
+    device: int,
+    current: Callable[[], int],
+    stream_of: Callable[[int], int],
+    otherwise: Callable[..., Any],
+) -> Callable[..., tuple[Tensor, ...]]: ...
 def conv_density(x: int, count: int, weight: int, weights: int) -> float: ...
 def conv_forward(sizes: tuple[int, ...], *arguments: int) -> bool: ...
 def conv_backward(sizes: tuple[int, ...], *arguments: int) -> None: ...

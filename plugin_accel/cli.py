@@ -181,10 +181,11 @@ def _backend_facts(backend: Any) -> dict[str, Any]:
 
 def _host_facts(host: Any) -> dict[str, Any]:
     framework = getattr(host, "framework", host.name)
-    installed = _version(framework)
-    if installed is None and find_spec(framework) is not None:
+    package = framework.partition(".")[0]  # norse.torch is a part of norse
+    installed = _version(package)
+    if installed is None and find_spec(package) is not None:
         # The distribution may be called otherwise than what one imports.
-        names = packages_distributions().get(framework, [])
+        names = packages_distributions().get(package, [])
         installed = _version(names[0]) if names else "not as a distribution"
     return {"name": host.name, "framework": framework, "installed": installed}
 

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch._C import _len_torch_function_stack
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.nn.modules import module as _module
 from torch.overrides import _get_current_function_mode_stack
 from torch.torch_version import TorchVersion
@@ -16,10 +16,12 @@ from torch.utils._device import DeviceContext
 
 __all__ = [
     "COMPILES_LAYERS",
+    "capturing",
     "default_devices",
     "has_function_mode",
     "has_global_hook",
     "is_checkpointed",
+    "is_traced",
     "may_count_saved",
 ]
 
@@ -67,3 +69,18 @@ def default_devices() -> tuple[torch.device, ...]:
     if not _len_torch_function_stack():
         return ()
     return tuple(mode.device for mode in _get_current_function_mode_stack() if type(mode) is DeviceContext)
+
+
+def is_traced() -> bool:
+    """Whether tensors that are made now may be none, such as the compiler's: they must not be kept."""
+    return torch.compiler.is_compiling() or _len_torch_dispatch_stack() > 0
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is captured: what is made now holds no numbers before a replay, and must not be kept."""
+    if device.type == "cpu":
+        return False
+    try:
+        return torch.cuda.is_current_stream_capturing()
+    except RuntimeError:  # a torch without CUDA
+        return False

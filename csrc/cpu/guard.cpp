@@ -1,5 +1,5 @@
-// A layer that is called again: whether it is as it was, its options and the tensors that a prepared step takes, and
-// the step if so. In Python that takes longer than the step.
+// A layer that is called again: whether it is as it was, its options and the tensors that a prepared step or sequence
+// takes, and the step or the sequence if so. In Python that takes longer than the step.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -27,13 +27,14 @@ struct Known {
 class Guard {
  public:
   // options, values: entries of the layer's dictionary and what they were, as in tensors::has; params: names of its
-  // parameters or buffers; shapes: of (*computed, *params, *extra), in this order, as a call has them; shape: of the
-  // input and the states; device: of all of them, None for the CPU; fixed: tensors of one value each that must not have
-  // changed; unchanged: whether they have not, in Python; run: runs the step, see Run in step.cpp; states: of the
-  // layer's buffers, where it keeps them; out: the buffer of what comes out, or None; order: by which the host returns
-  // the states, or a class of tuples
-  Guard(py::tuple options, py::tuple values, py::tuple params, py::tuple shapes, py::object shape, py::object device,
-        py::tuple fixed, py::object unchanged, py::object run, py::tuple states, py::object out, py::object order)
+  // parameters or buffers; shapes: of (*computed, *params, *extra), in this order, as a call has them; shape, state:
+  // of the input and of the states; device: of all of them, None for the CPU; fixed: tensors of one value each that
+  // must not have changed; unchanged: whether they have not, in Python; run: runs the step, see Run in step.cpp;
+  // states: of the layer's buffers, where it keeps them; out: the buffer of what comes out, or None; order: by which
+  // the host returns the states, a class of tuples, or None: what `run` gave is given back
+  Guard(py::tuple options, py::tuple values, py::tuple params, py::tuple shapes, py::object shape, py::object state,
+        py::object device, py::tuple fixed, py::object unchanged, py::object run, py::tuple states, py::object out,
+        py::object order)
       : options_(std::move(options)),
         values_(std::move(values)),
         params_(std::move(params)),
@@ -41,12 +42,14 @@ class Guard {
         fixed_(std::move(fixed)),
         states_(std::move(states)),
         shape_(std::move(shape)),
+        state_(std::move(state)),
         device_(std::move(device)),
         unchanged_(std::move(unchanged)),
         run_(std::move(run)),
         out_(std::move(out)),
         order_(std::move(order)) {
-    if (1 + states_.size() + shapes_.size() + fixed_.size() > kMost || !(PyTuple_Check(order_.ptr()) || made_as()))
+    if (1 + states_.size() + shapes_.size() + fixed_.size() > kMost ||
+        !(PyTuple_Check(order_.ptr()) || order_.is_none() || made_as()))
       throw py::value_error("guard: expected fewer tensors, and an order or a class of tuples");
   }
 
@@ -80,7 +83,7 @@ class Guard {
     const py::tuple learned = known->learned;
     PyObject* call[] = {all[0], before.ptr(), values.ptr(), learned.ptr(), known->learning ? Py_True : Py_False};
     const py::object flat = tensors::checked(PyObject_Vectorcall(run_.ptr(), call, 5, nullptr));
-    return handed_back(tuple(flat, 1 + states), buffers);
+    return handed_back(flat.ptr(), buffers);
   }
 
  private:
@@ -126,7 +129,7 @@ class Guard {
   const Known* find_anew(PyObject* const* all, Py_ssize_t rows, Py_ssize_t params, size_t count) {
     Known found;
     for (Py_ssize_t i = 0; i < rows; ++i)
-      if (!tensors::fits(all[i], shape_.ptr(), device_.ptr(), true, found.learning)) return nullptr;
+      if (!tensors::fits(all[i], (i ? state_ : shape_).ptr(), device_.ptr(), true, found.learning)) return nullptr;
     PyObject* learned[kMaxParams];
     int n = 0;
     for (Py_ssize_t i = 0; i < params; ++i) {
@@ -150,9 +153,11 @@ class Guard {
     return &known_[last_];
   }
 
-  // What the host's layer returns, of (out, *states).
+  // What the host's layer returns, of (out, *states), or of more where that is given back as it is.
   py::object handed_back(PyObject* flat, PyObject* buffers) const {
     const auto states = static_cast<Py_ssize_t>(states_.size());
+    const Py_ssize_t size = PyTuple_GET_SIZE(tuple(flat, order_.is_none() ? -1 : 1 + states));
+    if (size < 1 + states) throw py::type_error("guard: expected an output and the states of a run");
     if (PyTypeObject* type = made_as()) {
       const py::object last = tensors::checked(PyTuple_GetSlice(flat, 1, 1 + states));
       const py::object arguments = tensors::checked(PyTuple_Pack(1, last.ptr()));
@@ -162,6 +167,10 @@ class Guard {
     const auto keep = [&](PyObject* name, PyObject* made) {
       if (PyDict_SetItem(buffers, name, made) != 0) throw py::error_already_set();
     };
+    if (order_.is_none()) {
+      for (Py_ssize_t k = 0; k < states; ++k) keep(item(states_.ptr(), k), item(flat, 1 + k));
+      return py::reinterpret_borrow<py::object>(flat);
+    }
     py::tuple made(1 + states);
     PyTuple_SET_ITEM(made.ptr(), 0, py::reinterpret_borrow<py::object>(item(flat, 0)).release().ptr());
     if (out_.ptr() != Py_None) keep(out_.ptr(), item(flat, 0));
@@ -176,7 +185,7 @@ class Guard {
   static constexpr int kPatience = 100;
 
   py::tuple options_, values_, params_, shapes_, fixed_, states_;
-  py::object shape_, device_, unchanged_, run_, out_, order_;
+  py::object shape_, state_, device_, unchanged_, run_, out_, order_;
   std::array<Known, 4> known_;
   Known other_;  // none of them
   size_t last_ = 0;
@@ -193,14 +202,15 @@ PyObject* guarded(PyObject* self, PyObject* const* given, Py_ssize_t count) {
 }
 
 py::object make_guard(py::tuple options, py::tuple values, py::tuple params, py::tuple shapes, py::object shape,
-                      py::object device, py::tuple fixed, py::object unchanged, py::object run, py::tuple states,
-                      py::object out, py::object order) {
+                      py::object state, py::object device, py::tuple fixed, py::object unchanged, py::object run,
+                      py::tuple states, py::object out, py::object order) {
   static PyMethodDef call = fast_method("guard", guarded);
   tensors::load();
-  const py::capsule self(new Guard(std::move(options), std::move(values), std::move(params), std::move(shapes),
-                                   std::move(shape), std::move(device), std::move(fixed), std::move(unchanged),
-                                   std::move(run), std::move(states), std::move(out), std::move(order)),
-                         [](void* guard) { delete static_cast<Guard*>(guard); });
+  const py::capsule self(
+      new Guard(std::move(options), std::move(values), std::move(params), std::move(shapes), std::move(shape),
+                std::move(state), std::move(device), std::move(fixed), std::move(unchanged), std::move(run),
+                std::move(states), std::move(out), std::move(order)),
+      [](void* guard) { delete static_cast<Guard*>(guard); });
   return fast_function(call, self.ptr());
 }
 

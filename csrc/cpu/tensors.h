@@ -48,8 +48,8 @@ pybind11::object comparison(PyObject* const* tensors, size_t count);
 
 std::string bytes(PyObject* tensor);  // of its first element
 
-// Whether an object's dictionary has this very value for a key; None where there is no such key. A weak reference counts
-// as what it refers to: a callable may lead to the object, which would keep itself alive.
+// Whether an object's dictionary has this very value for a key; None where there is no such key. A weak reference
+// counts as what it refers to: a callable may lead to the object, which would keep itself alive.
 bool has(PyObject* dictionary, PyObject* key, PyObject* value);
 
 // Called from Python as same(dictionary, keys, values): `has` for all of them.

@@ -33,7 +33,7 @@ struct Reads {
 
 // U steps of W, the `from`-th and those after it, from states s; `kept` is read, or written.
 template <class Step, bool Kept, int U, class X, int V, int W, class R = typename Step::Real>
-PA_HD void replay_chunk(const Chunk<X, V, W>& x, Chunk<R, V, W>& kept, int from, int count, const R* q, const Flags& f,
+PA_HD void replay_chunk(const Chunk<X, V, W>& x, Chunk<R, V, W>& kept, int from, const R* q, const Flags& f,
                         R (&s)[V][Step::kStates], R (*before)[V][Step::kStates] = nullptr) {
 #pragma unroll
   for (int u = 0; u < U; ++u) {
@@ -41,7 +41,6 @@ PA_HD void replay_chunk(const Chunk<X, V, W>& x, Chunk<R, V, W>& kept, int from,
     for (int v = 0; v < V; ++v) {
 #pragma unroll
       for (int k = 0; before && k < Step::kStates; ++k) before[u][v][k] = s[v][k];
-      if (u >= count) continue;
       R i;
       convert(x.row[from + u].v[v], i);
       if constexpr (Kept)
@@ -63,7 +62,7 @@ PA_HD void leave_states(const BackwardCall<Step>& c, const Lane& where, const In
   Chunk<X, V, W> next_x = {};
   Chunk<R, V, W> next_kept = {};
   int count = count_of<W>(0, time);
-  next_x.read(x, 0, count);
+  next_x.read(x, 0, count, Again());
   if (Kept) next_kept.read(kept, 0, count);
   int64_t at = where.column;
   for (int64_t first = 0; first < time; first += W) {
@@ -71,18 +70,18 @@ PA_HD void leave_states(const BackwardCall<Step>& c, const Lane& where, const In
     Chunk<R, V, W> now_kept = next_kept;
     const int now = count;
     count = count_of<W>(first + W, time);
-    next_x.read(x, first + W, count);
+    next_x.read(x, first + W, count, Again());
     if (Kept) next_kept.read(kept, first + W, count);
 #pragma unroll
     for (int from = 0; from < W; from += U) {
       if (from >= now) continue;
-      replay_chunk<Step, Kept, U>(now_x, now_kept, from, U, q, f, s);
+      replay_chunk<Step, Kept, U>(now_x, now_kept, from, q, f, s);
 #pragma unroll
       for (int k = 0; k < Step::kStates; ++k) {
         Pack<R, V> p;
 #pragma unroll
         for (int v = 0; v < V; ++v) p.v[v] = s[v][k];
-        store(p, c.scratch, at);
+        store(p, c.scratch, at, where.active);
         at += columns;
       }
     }
@@ -106,17 +105,18 @@ PA_HD In<R> leave_membranes(const BackwardCall<Step>& c, const Lane& where, int6
     next.read(x, first + U, count_of<U>(first + U, time));
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      if (u >= count) continue;
+      Pack<R, V> kept;
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         R i;
         convert(now.row[u].v[v], i);
-        Step::forward(s[v], i, q, f, mine->v[v]);
+        Step::forward(s[v], i, q, f, kept.v[v]);
       }
+      if (u < count) *mine = kept;
       mine += kBlock;
     }
   }
-  return {all[0][threadIdx.x].v, int64_t(kBlock) * V};
+  return {all[0][threadIdx.x].v, int64_t(kBlock) * V, true};
 }
 
 template <class Step, int V, class R = typename Step::Real>
@@ -126,7 +126,9 @@ PA_HD void fetch_states(const BackwardCall<Step>& c, const Lane& where, int64_t 
   const R* from = static_cast<const R*>(c.scratch) + (chunk - 1) * Step::kStates * columns + where.column;
 #pragma unroll
   for (int k = 0; k < Step::kStates; ++k) {
-    const Pack<R, V> p = *reinterpret_cast<const Pack<R, V>*>(from + k * columns);
+    // not by load_if, which may be moved before the stores of leave_states
+    Pack<R, V> p = {};
+    if (where.active) p = *reinterpret_cast<const Pack<R, V>*>(from + k * columns);
 #pragma unroll
     for (int v = 0; v < V; ++v) s[v][k] = p.v[v];
   }

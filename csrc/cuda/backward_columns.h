@@ -1,10 +1,12 @@
 // The backward kernel's body; see backward.h.
 #pragma once
 
-// Surrogate: its functor, or Precomputed. Bounded: whether the membrane has a lower bound. How: see Replay; there is
-// scratch for kFromKept and kFromInput, and there are at most Room steps for kOnChip. V > 1 wants one value of each
-// parameter and no constant input.
-template <class Step, class Surrogate, class X, class O, unsigned Mask, bool Bounded, int How, int V, int U, int Room>
+// Surrogate: its functor, or Precomputed. Bounded: whether the membrane has a lower bound. Seldom: gradients come of
+// what few networks ask for, the kept membrane and records. How: see Replay; there is scratch for kFromKept and
+// kFromInput, and there are at most Room steps for kOnChip. V > 1 wants one value of each parameter and no constant
+// input.
+template <class Step, class Surrogate, class X, class O, unsigned Mask, bool Bounded, bool Seldom, int How, int V,
+          int U, int Room>
 PA_HD void backward_columns(const BackwardCall<Step>& c) {
   using R = typename Step::Real;
   using Reading = Reads<Step, Mask, How>;
@@ -14,13 +16,13 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
   static_assert(How == kFromKept || How == kFromInput || !Reading::kReplays, "a step that is replayed needs scratch");
   const Flags f = flags_of(c);
   const Lane where = lane<V>(c.outer, c.inner);
-  const int64_t time = where.active ? c.time : 0;
+  const int64_t time = c.time;
   const In<X> x = in<X>(c.x, where);
   const In<R> dspike = in<R>(c.dspike, where), g_kept = in<R>(c.g_kept, where);
   In<R> kept = in<R>(c.kept, where);
   const In<O> g_out = in<O>(c.g_out, where);
   R q[P], g[V][S], before[kStored][V][S] = {}, sg_param[kMaxSurrogateParams], a = R(0), b = R(0), mean = R(0);
-  load_params<Step>(c, where, q);
+  load_params<Step, Bounded>(c, where, q);
   load_states<S, V>(c.g_last, where, g);
   R begin[V][S];
   if (Reading::kBefore) load_states<S, V>(c.first, where, begin);
@@ -34,13 +36,10 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
   if (kSpikes && !Step::kThresholdVaries) Surrogate::prepare(Step::threshold(before[0][0], q, f), sg_param, a, b);
   if constexpr (How == kOnChip) kept = leave_membranes<Step, V, Room>(c, where, time, x, q);
   if constexpr (Reading::kReplays) {
-    if (where.active) leave_states<Step, Reading::kKept, U, X, V>(c, where, x, kept, q);
+    leave_states<Step, Reading::kKept, U, X, V>(c, where, x, kept, q);
   }
 
-  const bool dense = c.g_x && !c.constant_x;
-  bool seldom = g_kept.base;  // incoming gradients that few networks have
-#pragma unroll
-  for (int k = 0; k < S; ++k) seldom = seldom || c.g_record[k].data;
+  const bool dense = c.g_x && !c.constant_x && where.active;
   const int64_t chunks = (time + U - 1) / U;
   Chunk<R, V, U> next_kept = {}, next_dspike = {};
   Chunk<O, V, U> next_g = {};
@@ -48,11 +47,15 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
   const auto fetch = [&](int64_t chunk) {
     if (chunk < 0) return;
     const int count = count_of<U>(chunk * U, time);
-    if (Reading::kKept) next_kept.read(kept, chunk * U, count);
+    if (How == kOnChip)
+      next_kept.read_own(kept, chunk * U, count);
+    else if (Reading::kKept)
+      next_kept.read(kept, chunk * U, count);
     next_g.read(g_out, chunk * U, count);
     if (kGiven) next_dspike.read(dspike, chunk * U, count);
     if (Reading::kInput) next_x.read(x, chunk * U, count);
   };
+  X* const to = static_cast<X*>(c.g_x) + where.outer * time * c.inner + where.inner;
   fetch(chunks - 1);
   for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
     Chunk<R, V, U> now_kept = next_kept;
@@ -60,24 +63,23 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
     const Chunk<O, V, U> now_g = next_g;
     const Chunk<X, V, U> now_x = next_x;
     fetch(chunk - 1);
-    const int64_t at = (where.outer * c.time + chunk * U) * c.inner + where.inner;
     const int64_t first = chunk * U;
     const int count = count_of<U>(first, time);
     if constexpr (Reading::kReplays) {
       R s[V][S];
       fetch_states<Step, V>(c, where, chunk, s);
-      replay_chunk<Step, Reading::kKept, U>(now_x, now_kept, 0, count, q, f, s, before);
+      replay_chunk<Step, Reading::kKept, U>(now_x, now_kept, 0, q, f, s, before);
     }
 #pragma unroll
     for (int u = U - 1; u >= 0; --u) {
-      if (u >= count) continue;
+      const bool real = u < count;  // see forward_columns
       Pack<R, V> to_kept = {};
-      if (seldom) {
-        if (g_kept.base) to_kept = load<V>(g_kept.base + (first + u) * g_kept.time);
+      if (Seldom && real) {
+        if (g_kept.there) to_kept = load<V>(g_kept.base + (first + u) * g_kept.time);
 #pragma unroll
         for (int k = 0; k < S; ++k) {
           const In<R> record = in<R>(c.g_record[k], where);
-          if (!record.base) continue;
+          if (!record.there) continue;
           const Pack<R, V> more = load<V>(record.base + (first + u) * record.time);
 #pragma unroll
           for (int v = 0; v < V; ++v) g[v][k] += more.v[v];
@@ -103,14 +105,17 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
         convert(now_g.row[u].v[v], to_out);
 #pragma unroll
         for (int k = 0; k < P; ++k) gp[k] = R(0);
-        const R y = Step::template backward<Bounded>(s, i, w, sg, to_out + mean, to_kept.v[v], g[v], q, f, gp);
+        R to_state[S];
+        copy(g[v], to_state);
+        const R y = Step::template backward<Bounded>(s, i, w, sg, to_out + mean, to_kept.v[v], to_state, q, f, gp);
+        if (real) copy(to_state, g[v]);
 #pragma unroll
         for (int k = 0; k < P; ++k)
-          if (Mask >> k & 1u) sum[k].part += gp[k];
-        if (V == 1) input.part += y;
+          if (Mask >> k & 1u) sum[k].part += real ? gp[k] : R(-0.0);
+        if (V == 1) input.part += real ? y : R(-0.0);
         convert(y, to_x.v[v]);
       }
-      if (dense) store(to_x, c.g_x, at + u * c.inner);
+      store(to_x, to, (first + u) * c.inner, real && dense);
     }
     if (V > 1 || first % kFlush == 0) {
 #pragma unroll
@@ -132,7 +137,7 @@ PA_HD void backward_columns(const BackwardCall<Step>& c) {
       if (where.active) c.g_param[k][where.column] = sum[k].total;
       continue;
     }
-    const double all = block_sum(sum[k].total);
+    const double all = block_sum(where.active ? sum[k].total : 0.0);
     if (threadIdx.x == 0) c.g_param[k][blockIdx.x] = all;
   }
 }

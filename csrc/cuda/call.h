@@ -55,12 +55,13 @@ PA_HD Flags flags_of(const Call& c) {
   return {c.max_spikes, c.clamp != 0, c.narrow != 0};
 }
 
-template <class Step, class R = typename Step::Real, class Call>
+// Bounded: whether the membrane has a lower bound. One that is known to have none costs no step a comparison.
+template <class Step, bool Bounded, class R = typename Step::Real, class Call>
 PA_HD void load_params(const Call& c, const Lane& lane, R* to) {
 #pragma unroll
   for (int k = 0; k < Step::kParams; ++k) {
     const Param& p = c.param[k];
-    if (!p.data) {
+    if (!p.data || (k == Step::MinV && !Bounded)) {
       // -0.0: adding it changes nothing, not even the sign of a zero
       to[k] = k == Step::MinV ? R(kUnbounded) : R(-0.0);
       continue;
@@ -77,7 +78,7 @@ PA_HD void load_states(const void* const* from, const Lane& lane, R (&to)[V][S])
 #pragma unroll
   for (int k = 0; k < S; ++k) {
     Pack<R, V> p = {};
-    if (lane.active && from[k]) p = *reinterpret_cast<const Pack<R, V>*>(static_cast<const R*>(from[k]) + lane.column);
+    if (from[k]) p = load<V>(static_cast<const R*>(from[k]) + lane.column);
 #pragma unroll
     for (int v = 0; v < V; ++v) to[v][k] = p.v[v];
   }

@@ -8,7 +8,7 @@ and why each other is not; the automatic choice passes over it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -17,6 +17,7 @@ import torch
 
 from plugin_accel import plugins
 from plugin_accel.errors import BackendError
+from plugin_accel.modes import capturing
 from plugin_accel.neurons import Kernels, ops
 
 VARIABLE = "PLUGIN_ACCEL_BACKEND"
@@ -115,7 +116,8 @@ def choose(device: torch.device | str, dtype: torch.dtype, neuron: str, backend:
     if key in _choices:
         return _choices[key]
     chosen = _choose(*key)
-    _choices[key] = chosen
+    if not capturing(device):  # in which a GPU cannot be tried
+        _choices[key] = chosen
     return chosen
 
 
@@ -154,9 +156,19 @@ def _say_why_none(device: torch.device, dtype: torch.dtype, neuron: str) -> None
             plugins.warn(f"backend {name!r} cannot run {neuron} on {device}, the host's own forward does: {why}")
 
 
+_forgetful: list[Callable[[], None]] = []
+
+
+def when_choices_change(forget: Callable[[], None]) -> None:
+    """Have what was prepared for a chosen backend forgotten with the choice."""
+    _forgetful.append(forget)
+
+
 def forget_choices() -> None:
     """Choose anew from now on; called when plugins come or go."""
     _choices.clear()
+    for forget in _forgetful:
+        forget()
 
 
 def _resolve(neuron: str, device: torch.device, dtype: torch.dtype, backend: str) -> Kernels:
@@ -171,4 +183,15 @@ def _resolve(neuron: str, device: torch.device, dtype: torch.dtype, backend: str
 
 ops.set_resolver(_resolve)
 
-__all__ = ["AUTO", "VARIABLE", "Backend", "available", "choose", "forget_choices", "get", "requested", "use_backend"]
+__all__ = [
+    "AUTO",
+    "VARIABLE",
+    "Backend",
+    "available",
+    "choose",
+    "forget_choices",
+    "get",
+    "requested",
+    "use_backend",
+    "when_choices_change",
+]

@@ -17,7 +17,8 @@ from plugin_accel.backends.cpu_memory import POOLED_BYTES, granted_bytes, pooled
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
 from plugin_accel.neurons.layout import Layout, layout_of
-from plugin_accel.neurons.prepared import PreparedSequence, PreparedStep
+from plugin_accel.neurons.prepared import PreparedStep
+from plugin_accel.neurons.prepared_sequence import Derivations, PreparedSequence
 
 _CPU = torch.device("cpu")  # named at every allocation: the default device of the context may be another
 
@@ -241,11 +242,11 @@ class CpuBackend:
         return cpu_step.prepare(neuron, config, x, params, static_of(neuron, config, x.dtype).slots)
 
     def prepare_sequence(
-        self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+        self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor], derivations: Derivations | None
     ) -> PreparedSequence | None:
-        """A short sequence without gradients to be called again and again; see `neurons.prepared`."""
-        states = len(neuron.states(config))
-        return cpu_sequence.prepare(x, config.time_dim, params, states, static_of(neuron, config, x.dtype))
+        """A short sequence to be called again and again; see `neurons.prepared_sequence`."""
+        static = static_of(neuron, config, x.dtype)
+        return cpu_sequence.prepare(neuron, self, config, x, params, derivations, static)
 
 
 BACKEND = CpuBackend()

@@ -24,7 +24,8 @@ from plugin_accel.backends.cuda_source import Reduce
 from plugin_accel.errors import BackendError
 from plugin_accel.hookspecs import hookimpl
 from plugin_accel.neurons import Config, Gradients, Incoming, Neuron, Result, Saved, Wanted
-from plugin_accel.neurons.prepared import PreparedSequence, PreparedStep
+from plugin_accel.neurons.prepared import PreparedStep
+from plugin_accel.neurons.prepared_sequence import Derivations, PreparedSequence
 
 NEURONS = frozenset(
     {"sinabs_lif", "sinabs_alif"}
@@ -143,10 +144,10 @@ class CudaBackend:
         return cuda_step.prepare(self, self.runner, neuron, config, x, params)
 
     def prepare_sequence(
-        self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+        self, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor], derivations: Derivations | None
     ) -> PreparedSequence | None:
-        """A sequence to be called again and again; see `neurons.prepared`."""
-        return cuda_step.prepare_sequence(self, self.runner, neuron, config, x, params)
+        """A sequence to be called again and again; see `neurons.prepared_sequence`."""
+        return cuda_step.prepare_sequence(self, self.runner, neuron, config, x, params, derivations)
 
 
 def _remember(plans: dict[Any, Any], key: object, plan: object) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.backends import cuda_call as cc
-from plugin_accel.backends.cuda_device import Launch
+from plugin_accel.backends.cuda_device import Launch, Program, Where
 from plugin_accel.backends.cuda_forward import LOW
 from plugin_accel.backends.cuda_run import Runner, static
 from plugin_accel.backends.cuda_source import (
@@ -44,8 +44,6 @@ class _Way(NamedTuple):
     """Sums of one parameter, in bytes."""
     reductions: list[tuple[Launch, list[int]]]
     """Second passes, and the numbers of the sums that each takes."""
-    written: tuple[cc.Memory, ...]
-    """By the first launch, but for sums."""
 
 
 class BackwardPlan:
@@ -104,8 +102,9 @@ class BackwardPlan:
         elif wanted.x or any(self._alike):
             self._g_x = cc.sequences(layout, self._x_dtype, device)
         self._g_state = cc.states(layout, dtype, device)
+        self._seldom = any(row is not None for row in self._rows[4:])  # of the kept membrane or of records
         # several columns per thread
-        width = columns_of(self._replay, self._x_dtype)
+        width = columns_of(self._replay, self._x_dtype, len(saved.first), self._seldom)
         if self._replay == ON_CHIP and width * time > ROOM:
             width = 1
         self._width = width
@@ -120,7 +119,7 @@ class BackwardPlan:
         )
         self._ways: dict[int, _Way] = {}
         self._copies = True in (*self._copies_stream, *self._copies_state, self._copies_params, self._mean_copies)
-        self._quick: _Way | None = None
+        self._program: Program | None = None
         """Where every call goes the same way, and its tensors can be taken as they are."""
         self._inputs = 2 - (None in (saved.x, saved.kept))
         self._firsts = sum(self._there[: self._states])
@@ -140,6 +139,7 @@ class BackwardPlan:
         run = None
         if blocks:
             surrogate, summed = self._surrogate, {slot for slot, _ in slots}
+            x, kept, dspike, g_out, g_kept, *g_records = self._rows
             source = Backward(
                 fixed.step,
                 self._x_dtype,
@@ -148,13 +148,13 @@ class BackwardPlan:
                 surrogate.name if surrogate else None,
                 sum(1 << slot for slot in summed),
                 fixed.bounded,
+                self._seldom,
                 self._replay,
                 -(-time // 8) * 8 if self._replay == ON_CHIP else 0,
             )
             fields = cc.Fields().add(*layout.sizes, *cc.flags(self._config))
             for i in fixed.slots:
                 fields.address(i is not None).add(*((0, 0) if i is None else self._params[i].strides))
-            x, kept, dspike, g_out, g_kept, *g_records = self._rows
             fields.stream(x).stream(kept).address(*self._there[: self._states])
             fields.add(*map(float, self._config.packed_surrogate[1:] if surrogate else _NO_SURROGATE))
             for row in (dspike, g_out, g_kept, *(g_records or [None] * self._states)):
@@ -163,12 +163,26 @@ class BackwardPlan:
             fields.address(self._g_x is not None, *wanted.first).add(int(self._by_column))
             fields.address(*[slot in summed for slot in range(len(fixed.slots))], scratch is not None)
             run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
-        written = [*([self._g_x] if self._g_x else []), *[self._g_state for want in wanted.first if want]]
-        written += [scratch] if scratch else []
-        made = _Way(run, sums, scratch, each * torch.float64.itemsize, self._reductions(blocks), tuple(written))
-        if run and not (slots or self._wide or self._copies):
-            self._quick = made
+        made = _Way(run, sums, scratch, each * torch.float64.itemsize, self._reductions(blocks))
+        if run and not (self._wide or self._copies):
+            self._program = self._programmed(run, made)
         return self._ways.setdefault(width, made)
+
+    def _programmed(self, run: Launch, way: _Way) -> Program:
+        """All launches as one call, given what the kernel reads in its order; the sums' gradients are made first."""
+        given = len(self._order) + len(self._dtypes) + sum(self._there) + self._has_mean
+        memories = [self._params[i].memory(self._dtype, self._device) for _, i in self._slots]
+        written = [*([self._g_x] if self._g_x else []), *[self._g_state for want in self._wanted.first if want]]
+        memories += [*written, *([way.scratch] if way.scratch else []), *([way.sums] if way.sums else [])]
+        slots = len(self._slots)
+        behind = given + slots + len(written)
+        sums = [(behind + bool(way.scratch), n * way.each) for n in range(slots)]
+        scratch = cc.whole([behind] if way.scratch else [])
+        where = (*cc.whole((*range(given), *range(given + slots, behind))), *sums, *scratch)
+        launches: list[tuple[Launch, Where]] = [(run, where)]
+        for launch, numbers in way.reductions:
+            launches.append((launch, (*[sums[n] for n in numbers], *cc.whole([given + n for n in numbers]))))
+        return self._runner.device.program(launches, tuple(memories), self._index)
 
     def _reductions(self, blocks: int) -> list[tuple[Launch, list[int]]]:
         """Second passes: sums of columns or blocks to gradients of parameters."""
@@ -184,21 +198,27 @@ class BackwardPlan:
                 made.append((launch, numbers))
         return made
 
-    def _run_quick(self, way: _Way, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
-        assert way.run is not None
+    def _run_program(self, program: Program, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
         given = [saved.params[i] for i in self._order]
         given += [t for t in (saved.x, saved.kept) if t is not None]
         later = (dspike_dv, grads.out, grads.kept, *grads.records, *grads.last, grads.mean)
         given += [t for t in (*saved.first, *later) if t is not None]
-        made = iter(way.run.make(given, way.written))
+        found = program(given)
+        made = iter(found[len(self._slots) :])
         g_x = None if self._g_x is None else next(made)
         g_first = tuple([next(made) if want else None for want in self._wanted.first])
-        return Gradients(g_x, g_first, tuple([g_x if same else None for same in self._alike]))
+        return Gradients(g_x, g_first, self._of_params(g_x, found))
+
+    def _of_params(self, g_x: Tensor | None, g_slots: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [g_x if same else None for same in self._alike]
+        for (_, i), g in zip(self._slots, g_slots, strict=False):
+            found[i] = self._params[i].finished(g)
+        return tuple(found)
 
     def run(self, saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Gradients:
         """See `Kernels.backward`."""
-        if self._quick is not None:
-            return self._run_quick(self._quick, saved, grads, dspike_dv)
+        if self._program is not None:
+            return self._run_program(self._program, saved, grads, dspike_dv)
         layout, dtype, wanted = self._layout, self._dtype, self._wanted
         streams = [t for t in streams_of(saved, grads, dspike_dv) if t is not None]
         if True in self._copies_stream:
@@ -219,8 +239,8 @@ class BackwardPlan:
         at_streams, at_states = [t.data_ptr() for t in streams], [s.data_ptr() for s in states]
         width = 1
         if self._wide and not any(a & mask for a, mask in zip(at_streams, self._masks, strict=True)):
-            width = 1 if any(a & self._state_mask for a in at_states) else self._width
-        run, sums, scratch, each, reductions, _ = self._ways.get(width) or self._way(width)
+            width = 1 if any(a & self._state_mask for a in at_states) else 4
+        run, sums, scratch, each, reductions = self._ways.get(width) or self._way(width)
 
         g_x = None if self._g_x is None else self._g_x.make()
         g_first = tuple([self._g_state.make() if want else None for want in wanted.first])
@@ -243,10 +263,7 @@ class BackwardPlan:
             run(tuple(addresses))
         for launch, numbers in reductions:
             launch((*[base + n * each for n in numbers], *[g_slots[n].data_ptr() for n in numbers]))
-        g_params: list[Tensor | None] = [g_x if same else None for same in self._alike]
-        for (_, i), g in zip(self._slots, g_slots, strict=True):
-            g_params[i] = self._params[i].finished(g)
-        return Gradients(g_x, g_first, tuple(g_params))
+        return Gradients(g_x, g_first, self._of_params(g_x, g_slots))
 
 
 def shape_of(saved: Saved, grads: Incoming, dspike_dv: Tensor | None) -> Sequence[object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -106,7 +106,11 @@ class Parameter:
 
     def gradient(self, p: Tensor) -> Tensor:
         """Uninitialised memory for the gradient."""
-        return torch.empty_strided(self._shape, self._strides, dtype=p.dtype, device=p.device)
+        return self.memory(p.dtype, p.device).make()
+
+    def memory(self, dtype: torch.dtype, device: torch.device) -> Memory:
+        """Of the gradient."""
+        return Memory(self._shape, self._strides, dtype, device)
 
     def finished(self, gradient: Tensor) -> Tensor:
         """A gradient in the parameter's own shape."""
@@ -132,6 +136,11 @@ class Memory(NamedTuple):
     def make(self) -> Tensor:
         """Uninitialised memory."""
         return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
+
+
+def whole(tensors: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Addresses of a launch in a program, each that of a tensor itself."""
+    return tuple([(i, 0) for i in tensors])
 
 
 def sequences(layout: Layout, dtype: torch.dtype, device: torch.device) -> Memory:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -23,9 +23,12 @@ class Launch(Protocol):
         """With the addresses of its argument."""
         ...
 
-    def make(self, inputs: list[Tensor], memories: tuple[Memory, ...]) -> tuple[Tensor, ...]:
-        """With the addresses of the inputs and of new tensors, which are given back."""
-        ...
+
+Where = tuple[tuple[int, int], ...]
+"""Addresses of a launch in a program: which tensor, counted over those given and those made, and bytes behind it."""
+
+Program = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+"""Launches one after the other: given tensors, it makes others, launches, and gives back those that it made."""
 
 
 class Loaded(Protocol):
@@ -71,6 +74,10 @@ class Device(Protocol):
         Raises:
             BackendError: it cannot be compiled or loaded.
         """
+        ...
+
+    def program(self, launches: Sequence[tuple[Launch, Where]], memories: tuple[Memory, ...], index: int) -> Program:
+        """One call for all of these launches; `memories`: of the tensors that it makes."""
         ...
 
 
@@ -141,6 +148,38 @@ class Gpu:
                 driver.cuThreadExchangeStreamCaptureMode(mode)
         return _Kernel(int(function), library, index, source)
 
+    def program(self, launches: Sequence[tuple[Launch, Where]], memories: tuple[Memory, ...], index: int) -> Program:
+        """See `Device`."""
+        bound = [(launch, where) for launch, where in launches if isinstance(launch, _Bound)]
+        what = bound[0][0]
+        return _C.program(
+            tuple([(launch.launch, where) for launch, where in bound]),
+            memories,
+            index,
+            _current_device(),
+            _stream_of(),
+            partial(_otherwise, index, what),
+        )
+
+
+def _otherwise(index: int, what: _Bound, anywhere: Program, code: int | None, tensors: Sequence[Tensor]) -> Any:
+    """A program on another device than the current one, in a thread that has no context yet, or one that failed."""
+    if code is None:
+        with torch.cuda.device(index):
+            return anywhere(tensors)
+    return anywhere(tensors) if code == _INVALID_CONTEXT and _bind_context(index) else what.fail(code)
+
+
+def _current_device() -> Callable[[], int]:
+    # torch.cuda.current_device asks first whether CUDA has been initialised, as it has where there is a kernel
+    found: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+    return found
+
+
+def _stream_of() -> Callable[[int], int]:
+    found: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
+    return found
+
 
 class _Kernel:
     """See `Loaded`."""
@@ -158,33 +197,24 @@ class _Bound:
     """See `Launch`."""
 
     def __init__(self, launch: _C.Launch, index: int, what: str) -> None:
-        self._run, self._make, self._index, self._what = launch.run, launch.make, index, what
-        self._stream_of = torch._C._cuda_getCurrentRawStream
-        # torch.cuda.current_device asks first whether CUDA has been initialised, as it has where there is a kernel
-        self._current: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+        self.launch, self._index, self._what = launch, index, what
+        self._current, self._stream_of = _current_device(), _stream_of()
 
     def __call__(self, addresses: tuple[int, ...]) -> None:
         """See `Launch`."""
-        code = self._on_device(self._run, addresses)
-        if code:
-            self._fail(code)
-
-    def make(self, inputs: list[Tensor], memories: tuple[Memory, ...]) -> tuple[Tensor, ...]:
-        """See `Launch`."""
-        made: tuple[Tensor, ...] | int = self._on_device(self._make, inputs, memories)
-        return made if isinstance(made, tuple) else self._fail(made)
-
-    def _on_device(self, launch: Callable[..., Any], *arguments: Any) -> Any:
-        index, stream_of = self._index, self._stream_of
+        index = self._index
         if self._current() != index:
             with torch.cuda.device(index):
-                return launch(stream_of(index), *arguments)
-        code = launch(stream_of(index), *arguments)
+                code = self.launch.run(self._stream_of(index), addresses)
+        else:
+            code = self.launch.run(self._stream_of(index), addresses)
         if code == _INVALID_CONTEXT and _bind_context(index):
-            code = launch(stream_of(index), *arguments)
-        return code
+            code = self.launch.run(self._stream_of(index), addresses)
+        if code:
+            self.fail(code)
 
-    def _fail(self, code: int) -> NoReturn:
+    def fail(self, code: int) -> NoReturn:
+        """Says what did."""
         from cuda.bindings import driver
 
         raise BackendError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.backends import cuda_call as cc
-from plugin_accel.backends.cuda_device import Launch
+from plugin_accel.backends.cuda_device import Launch, Program, Where
 from plugin_accel.backends.cuda_run import Runner, static
 from plugin_accel.backends.cuda_source import Forward
 from plugin_accel.neurons import Config, Neuron, Result
@@ -24,8 +24,6 @@ class _Way(NamedTuple):
     run: Launch | None
     sums: cc.Memory | None
     reduce: Launch | None
-    written: tuple[cc.Memory, ...]
-    """By the first launch."""
 
 
 class ForwardPlan:
@@ -52,7 +50,7 @@ class ForwardPlan:
         self._rows = cc.rows(layout, x, x.dtype)
         self._copies_state = [not cc.is_state(layout, s, dtype) for s in first]
         self._params = [cc.Parameter(p, layout) for p in params]
-        self._order = [i for i in fixed.slots if i is not None]
+        self.order = [i for i in fixed.slots if i is not None]
         self._copies = self._rows is None or any(self._copies_state) or any(p.copies for p in self._params)
         self._out = cc.sequences(layout, fixed.out, device)
         self._kept = cc.sequences(layout, dtype, device) if keep else None
@@ -69,7 +67,7 @@ class ForwardPlan:
             and cc.fits(self._rows or layout.dense_rows, 4)
         )
         self._ways: dict[int, _Way] = {}
-        self._quick: _Way | None = None
+        self.program: Program | None = None
         """Where every call goes the same way, and its tensors can be taken as they are."""
 
     def _way(self, width: int) -> _Way:
@@ -89,34 +87,41 @@ class ForwardPlan:
         fields.stream(self._rows or layout.dense_rows).address(*states)
         fields.address(True, self._kept is not None, *[bool(self._records) for _ in states], *states, sums is not None)
         if blocks:
-            source = Forward(fixed.step, self._x_dtype, fixed.out, width)
+            source = Forward(fixed.step, self._x_dtype, fixed.out, fixed.bounded, bool(self._records), width)
             run = runner.kernel(source, index).bind((blocks, 1), block, fields.packed())
-        written = [self._out, *([self._kept] if self._kept else []), *self._records, *[self._state for _ in states]]
-        made = _Way(run, sums, reduce, (*written, *([sums] if sums else [])))
         if run and not (self._wide or self._copies):
-            self._quick = made
-        return self._ways.setdefault(width, made)
+            self.program = self._programmed(run, sums, reduce)
+        return self._ways.setdefault(width, _Way(run, sums, reduce))
 
-    def _run_quick(self, way: _Way, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
-        assert way.run is not None
-        made = way.run.make([*[params[i] for i in self._order], x, *first], way.written)
+    def _programmed(self, run: Launch, sums: cc.Memory | None, reduce: Launch | None) -> Program:
+        """All launches as one call, given (*parameters in the kernel's order, x, *first)."""
+        written = [
+            self._out,
+            *([self._kept] if self._kept else []),
+            *self._records,
+            *[self._state for _ in self._states],
+        ]
+        memories = [*written, *([sums, self._mean] if sums and self._mean else [])]
+        n = len(self.order) + 1 + len(self._states)
+        behind = n + len(written)  # the sums, then the mean
+        launches: list[tuple[Launch, Where]] = [(run, cc.whole(range(behind + bool(sums))))]
+        if reduce is not None:
+            launches.append((reduce, cc.whole((behind, behind + 1))))
+        return self._runner.device.program(launches, tuple(memories), self._index)
+
+    def _run_program(self, program: Program, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
+        made = program([*[params[i] for i in self.order], x, *first])
         at, states = 1 if self._kept is None else 2, len(self._states)
         kept = None if self._kept is None else made[1]
         records: tuple[Tensor, ...] = ()
         if self._records:
             records, at = made[at : at + states], at + states
-        last = made[at : at + states]
-        if self._mean is None:
-            return Result(made[0], None, last, kept, records)
-        mean = self._mean.make()
-        if way.reduce is not None:
-            way.reduce((made[-1].data_ptr(), mean.data_ptr()))
-        return Result(made[0], mean, last, kept, records)
+        return Result(made[0], None if self._mean is None else made[-1], made[at : at + states], kept, records)
 
     def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
         """See `Kernels.forward`."""
-        if self._quick is not None:
-            return self._run_quick(self._quick, x, first, params)
+        if self.program is not None:
+            return self._run_program(self.program, x, first, params)
         if self._copies:
             if self._rows is None:
                 x = cc.copied(self._layout, x, self._x_dtype)
@@ -129,14 +134,14 @@ class ForwardPlan:
         width = 1
         if self._wide and not at & self._x_mask and not any(a & self._state_mask for a in at_first):
             width = 4
-        run, sums, reduce, _ = self._ways.get(width) or self._way(width)
+        run, sums, reduce = self._ways.get(width) or self._way(width)
         out = self._out.make()
         kept = None if self._kept is None else self._kept.make()
         records = tuple([r.make() for r in self._records])
         last = tuple([self._state.make() for _ in self._states])
         partial = None if sums is None else sums.make()
         if run is not None:
-            addresses = [params[i].data_ptr() for i in self._order]
+            addresses = [params[i].data_ptr() for i in self.order]
             addresses += (at, *at_first, out.data_ptr())
             if kept is not None:
                 addresses.append(kept.data_ptr())

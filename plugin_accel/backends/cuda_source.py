@@ -129,10 +129,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Forward(Source):
-    """All steps forward; dtypes of input and output, columns per thread."""
+    """All steps forward; dtypes of input and output, whether states are bounded and recorded, columns per thread."""
 
     x: torch.dtype
     out: torch.dtype
+    bounded: bool
+    record: bool
     width: int
 
     @property
@@ -145,7 +147,8 @@ class Forward(Source):
         """See `Source`."""
         # steps whose input is on its way at once: more where a thread has little else to wait with
         ahead = 16 if self.width == 1 else 4
-        return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.width}, {ahead}>"
+        flags = f"{self.bounded}, {self.record}".lower()
+        return f"forward_columns<Step, {_TYPES[self.x]}, {_TYPES[self.out]}, {flags}, {self.width}, {ahead}>"
 
 
 NO_REPLAY, FROM_KEPT, FROM_INPUT, ON_CHIP = range(4)
@@ -156,18 +159,23 @@ ROOM = 80
 
 
 def ahead(width: int, fp64: bool, replay: int) -> int:
-    """Steps of a chunk of the backward kernels: what is replayed of a chunk stays in registers."""
-    return 4 if width > 2 or (fp64 and replay) else 8
+    """Steps of a chunk of the backward kernels: what is replayed of a chunk stays in registers.
+
+    Small layers have one column per thread: what takes a step 40 ns has to be asked for 16 steps before.
+    """
+    if replay:
+        return 4 if fp64 else 8
+    return 4 if width > 1 else 8 if fp64 else 16
 
 
-def columns_of(replay: int, x: torch.dtype) -> int:
+def columns_of(replay: int, x: torch.dtype, states: int, seldom: bool) -> int:
     """Columns that a thread takes back at once, where they lie side by side and are enough to fill the GPU."""
     if not replay:
         return 1 if x is torch.float64 else 4
     if replay == ON_CHIP:
         return 2
     # what is replayed fills the registers
-    return 2 if replay == FROM_INPUT and x.itemsize == 2 else 1
+    return 2 if replay == FROM_INPUT and x.itemsize == 2 and states <= 2 and not seldom else 1
 
 
 @dataclass(frozen=True)
@@ -177,6 +185,7 @@ class Backward(Source):
     Attributes:
         surrogate: Its name in `plugin_accel.surrogates`; None where d spike / d v comes as a tensor, or nothing spikes.
         mask: Bit k: the gradient of the k-th parameter of the step header is wanted.
+        seldom: Gradients come of the kept membrane or of records.
         replay: What runs forward again.
         steps: How many there are at most, where their membranes are left in shared memory.
     """
@@ -187,6 +196,7 @@ class Backward(Source):
     surrogate: str | None
     mask: int
     bounded: bool
+    seldom: bool
     replay: int
     steps: int = 0
 
@@ -213,9 +223,10 @@ class Backward(Source):
     def body(self) -> str:
         """See `Source`."""
         surrogate = "".join(part.title() for part in self.surrogate.split("_")) if self.surrogate else "Precomputed"
+        flags = f"{self.bounded}, {self.seldom}".lower()
         return (
-            f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, "
-            f"{str(self.bounded).lower()}, {self.replay}, {self.width}, {self.ahead}, {self.steps}>"
+            f"backward_columns<Step, {surrogate}, {_TYPES[self.x]}, {_TYPES[self.out]}, {self.mask}, {flags}, "
+            f"{self.replay}, {self.width}, {self.ahead}, {self.steps}>"
         )
 
 

@@ -13,9 +13,10 @@ from plugin_accel.backends.cuda_backward import BackwardPlan
 from plugin_accel.backends.cuda_forward import LOW, ForwardPlan
 from plugin_accel.backends.cuda_run import Runner
 from plugin_accel.backends.cuda_source import ROOM
-from plugin_accel.neurons import Config, Gradients, Incoming, Kernels, Neuron, Result, Saved, Wanted
+from plugin_accel.neurons import Config, Gradients, Incoming, Kernels, Neuron, Saved, Wanted
 from plugin_accel.neurons.layout import STEP, contiguous_layout
 from plugin_accel.neurons.prepared import once, place, thin
+from plugin_accel.neurons.prepared_sequence import Derivation, Derivations
 from plugin_accel.neurons.reach import reached
 
 LARGE = 1 << 24
@@ -41,13 +42,14 @@ class _Back:
     ) -> None:
         self._kernels, self._runner, self._neuron, self._config = kernels, runner, neuron, config
         self._device = place(x)
-        scalar = (torch.Size(()),) if neuron.gives_mean(config) else ()
-        self._shapes = (x.shape, *scalar, *(state.shape for _ in neuron.states(config)))
+        self._gives_mean = neuron.gives_mean(config)
+        scalar = (torch.Size(()),) if self._gives_mean else ()
+        self._shapes = (x.shape, *(state.shape for _ in neuron.states(config)), *scalar)
         self._plans: dict[Any, BackwardPlan] = {}
 
     def run(self, saved: Saved, grads: Sequence[Tensor | None], wanted: Wanted) -> Gradients:
-        """`grads`: of the output, its mean if the neuron averages, and the states."""
-        mean, last = (grads[1], grads[2:]) if self._neuron.gives_mean(self._config) else (None, grads[1:])
+        """`grads`: of the output, the states, and the mean if the neuron averages."""
+        mean, last = (grads[-1], grads[1:-1]) if self._gives_mean else (None, grads[1:])
         incoming = Incoming(grads[0], mean, tuple(last), None, ())
         there = tuple([g is not None for g in grads])
         given, shapes = [g for g in grads if g is not None], self._shapes
@@ -55,6 +57,7 @@ class _Back:
             shapes = tuple([s for s, present in zip(shapes, there, strict=True) if present])
         if alike(given, shapes, self._device, True) is None:
             return self._kernels.backward(self._neuron, self._config, saved, incoming, wanted, None)
+        there = (*there, saved.kept is None)
         plan = self._plans.get((wanted, there))
         if plan is None:
             plan = BackwardPlan(self._runner, self._neuron, self._config, saved, incoming, wanted, None)
@@ -63,7 +66,7 @@ class _Back:
 
 
 class CudaStep:
-    """See `PreparedStep`; fp32.
+    """See `PreparedStep` and `PreparedSequence`; fp32.
 
     Its own autograd function saves the parameters as torch does. Those who keep what `forward` gives, and know of no
     parameters in `backward`, are given copies of them behind the membranes, which costs them a kernel more.
@@ -72,33 +75,48 @@ class CudaStep:
     copies = False
 
     def __init__(
-        self, kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
+        self,
+        kernels: Kernels,
+        runner: Runner,
+        neuron: Neuron,
+        config: Config,
+        x: Tensor,
+        params: Sequence[Tensor],
+        derivations: Derivations | None = None,
     ) -> None:
-        self.states = len(neuron.states(config))
-        self._neuron, self._config, self._back = neuron, config, _Back(kernels, runner, neuron, config, x, x)
-        state = torch.empty_like(x, requires_grad=False)
-        self._plans = [
-            ForwardPlan(runner, neuron, config, state, [state] * self.states, params, keep, False)
-            for keep in (False, True)
-        ]
+        x, dim = x.detach(), config.time_dim
+        state = x
+        if dim != STEP:
+            state = torch.empty(contiguous_layout(tuple(x.shape), dim).state_shape, dtype=x.dtype, device=x.device)
+        self.states, self.sequence = len(neuron.states(config)), dim != STEP
+        self._neuron, self.config, self._back = neuron, config, _Back(kernels, runner, neuron, config, x, state)
+        first = [state] * self.states
+        self._plans = [ForwardPlan(runner, neuron, config, x, first, params, keep, False) for keep in (False, True)]
         names = neuron.params(config)
+        self.count, self.derivations, self._gives_mean = len(names), derivations, neuron.gives_mean(config)
         self._alike = [name in neuron.summed_inputs for name in names]
-        masks = reached(neuron, config)
+        masks = reached(neuron, config, 1 if dim == STEP else x.shape[dim])
         self._acts_on = [masks[name] for name in ("x", *neuron.states(config), *names)]
         self._shapes = [p.shape for p in params]
         self._reads: dict[tuple[int, ...], tuple[bool, bool]] = {}
+        self._wanted: dict[Any, Wanted] = {}
 
     def made(
         self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
     ) -> tuple[Tensor | None, Tensor, Sequence[Tensor]]:
-        """(kept, out, states after), without copies of the parameters."""
+        """(kept, out, states after and maybe the mean), without copies of the parameters."""
         first: Sequence[Any] = states
         for s in states:
             if s is None:
                 first = [torch.zeros_like(x) if s is None else s for s in states]
                 break
-        made = self._plans[keep].run(x, first, params)
-        return made.kept, made.out, made.last
+        plan, n = self._plans[keep], 1 + keep
+        if plan.program is None:
+            made = plan.run(x, first, params)
+            return made.kept, made.out, made.last if made.mean is None else (*made.last, made.mean)
+        flat = plan.program([*[params[i] for i in plan.order], x, *first])
+        last = flat[n : n + self.states]
+        return flat[1] if keep else None, flat[0], (*last, flat[-1]) if self._gives_mean else last
 
     def forward(
         self, x: Tensor, states: Sequence[Tensor | None], params: Sequence[Tensor], keep: bool
@@ -114,8 +132,9 @@ class CudaStep:
         """See `PreparedStep`."""
         found = self._reads.get(learned)
         if found is None:
-            neuron, config = self._neuron, self._config
-            summed = [i in learned and not same for i, same in enumerate(self._alike)]
+            neuron, config = self._neuron, self.config
+            wanted = self._wants((False,) * (1 + self.states), learned).params
+            summed = [want and not same for want, same in zip(wanted, self._alike, strict=True)]
             found = self._reads[learned] = neuron.reads_input(config, summed), neuron.reads_first(config, summed)
         return found
 
@@ -127,7 +146,7 @@ class CudaStep:
         learned: tuple[int, ...],
         learns: bool,
     ) -> Sequence[Tensor]:
-        """See `run_known`."""
+        """See `run_known` and `PreparedSequence`."""
         if (learned or learns) and torch.is_grad_enabled():
             flat: tuple[Tensor, ...] = _apply(self, params, learned, x, *states, *[params[i] for i in learned])
             return flat
@@ -158,27 +177,53 @@ class CudaStep:
         self,
         needs: Sequence[bool],
         learned: tuple[int, ...],
-        kept: Tensor,
+        kept: Tensor | None,
         x: Tensor | None,
         states: Sequence[Tensor | None],
         params: Sequence[Tensor],
         grads: Sequence[Tensor | None],
     ) -> Sequence[Tensor | None]:
-        """`backward`, with the parameters."""
+        """`backward`, with the parameters; gradients of time constants lack their slope."""
         first: Sequence[Any] = states
-        if self.reads(learned)[1]:
+        if kept is not None and self.reads(learned)[1]:
             first = [torch.zeros_like(kept) if s is None else s for s in states]
-        wants = tuple([i in learned for i in range(len(params))])
-        wanted = Wanted(needs[0], tuple(needs[1 : 1 + self.states]), wants)
+        wanted = self._wanted.get((tuple(needs), learned))
+        if wanted is None:
+            wanted = self._wanted[tuple(needs), learned] = self._wants(needs, learned)
         g = self._back.run(Saved(x, kept, tuple(first), tuple(params)), grads, wanted)
-        found = sum(1 << k for k, grad in enumerate(grads) if grad is not None)
+        found = 0
+        for k, grad in enumerate(grads):
+            if grad is not None:
+                found |= 1 << k if k <= self.states else 1
         flat = [g.x if needs[0] else None, *g.first, *g.params]
         flat = [grad if acts_on & found else None for grad, acts_on in zip(flat, self._acts_on, strict=True)]
-        return (*flat[: 1 + self.states], *[flat[1 + self.states + i] for i in learned])
+        own = flat[1 + self.states :]
+        return (*flat[: 1 + self.states], *[own[i] if i < self.count else self._through(i, own) for i in learned])
+
+    def _wants(self, needs: Sequence[bool], learned: tuple[int, ...]) -> Wanted:
+        through = {i for d in self._derived(learned) for i in (d.alpha, d.rest)}
+        wants = tuple([i in learned or i in through for i in range(self.count)])
+        return Wanted(needs[0], tuple(needs[1 : 1 + self.states]), wants)
+
+    def _derived(self, learned: tuple[int, ...]) -> list[Derivation]:
+        return [] if self.derivations is None else [d for d in self.derivations.of if d.tau in learned]
+
+    def _through(self, tau: int, own: Sequence[Tensor | None]) -> Tensor | None:
+        """The gradient of alpha(tau) and 1 - alpha(tau) by alpha."""
+        d = next(d for d in self._derived((tau,)))
+        g, rest = own[d.alpha], None if d.rest is None else own[d.rest]
+        return g if g is None or rest is None else g - rest
+
+    def slopes(self, params: Sequence[Tensor], learned: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """d alpha / d tau of the time constants that learn."""
+        if self.derivations is None or not learned or learned[-1] < self.count:
+            return ()
+        slope = self.derivations.slope
+        return tuple([slope(params[d.alpha], params[d.tau]) for d in self._derived(learned)])
 
 
 class _Step(torch.autograd.Function):
-    """(step, params, learned, x, *states, *learned parameters) -> (out, *states)."""
+    """(step, params, learned, x, *states, *learned parameters) -> (out, *states, maybe the mean)."""
 
     @staticmethod
     def forward(
@@ -190,11 +235,19 @@ class _Step(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         states = tensors[: step.states]
-        kept, out, last = step.made(x, states, params, True)
         reads_x, reads_states = step.reads(learned)
-        ctx.made_by = step, learned
+        if step.sequence and (reads_x or drops_kept(step.config, x, reads_x)):
+            kept, out, last = step.made(x, states, params, False)
+            reads_x = reads_states = True
+        else:
+            kept, out, last = step.made(x, states, params, True)
+        slopes = step.slopes(params, learned)
+        ctx.made_by = step, learned, slopes
         ctx.save_for_backward(
-            kept, x if reads_x else None, *(states if reads_states else (None,) * step.states), *params
+            kept,
+            x if reads_x else None,
+            *(states if reads_states else (None,) * step.states),
+            *(params if step.derivations is None else params[: step.count]),
         )
         ctx.set_materialize_grads(False)
         return (out, *last)
@@ -202,10 +255,15 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         once()
-        step, learned = ctx.made_by
+        step, learned, slopes = ctx.made_by
         kept, x, *rest = ctx.saved_tensors
         needs, n = ctx.needs_input_grad[3:], step.states
-        return (None, None, None, *step.back(needs, learned, kept, x, rest[:n], rest[n:], grads))
+        found = step.back(needs, learned, kept, x, rest[:n], rest[n:], grads)
+        if slopes:
+            at = len(found) - len(slopes)
+            times = [None if g is None else g * slope for g, slope in zip(found[at:], slopes, strict=True)]
+            found = (*found[:at], *times)
+        return (None, None, None, *found)
 
 
 _apply = thin(_Step)
@@ -229,65 +287,18 @@ def _plain(x: Tensor) -> bool:
     return x.dtype is torch.float32 and x.numel() > 0 and x.is_contiguous()
 
 
-class CudaSequence:
-    """See `PreparedSequence`; fp32."""
-
-    def __init__(
-        self, kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
-    ) -> None:
-        layout = contiguous_layout(tuple(x.shape), config.time_dim)
-        state = torch.empty(layout.state_shape, dtype=x.dtype, device=x.device)
-        first = [state] * len(neuron.states(config))
-        self._plans = [ForwardPlan(runner, neuron, config, x, first, params, keep, False) for keep in (False, True)]
-        self.differentiable = _Differentiable(self._plans, _Back(kernels, runner, neuron, config, x, state))
-
-    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
-        """See `PreparedSequence`."""
-        return self._plans[0].run(x, first, params)
-
-
-class _Differentiable:
-    """A prepared sequence in the place of a backend's kernels; it knows what it is called with."""
-
-    name = "cuda"
-    saves_input = False
-    drops_kept = staticmethod(drops_kept)
-
-    def __init__(self, plans: Sequence[ForwardPlan], back: _Back) -> None:
-        self._plans, self._back = plans, back
-
-    def forward(
-        self,
-        neuron: Neuron,
-        config: Config,
-        x: Tensor,
-        first: Sequence[Tensor],
-        params: Sequence[Tensor],
-        *,
-        keep: bool,
-        record: bool,
-    ) -> Result:
-        """See `Kernels.forward`."""
-        return self._plans[keep].run(x, first, params)
-
-    def backward(
-        self,
-        neuron: Neuron,
-        config: Config,
-        saved: Saved,
-        grads: Incoming,
-        wanted: Wanted,
-        dspike_dv: Tensor | None,
-    ) -> Gradients:
-        """See `Kernels.backward`."""
-        given = (grads.out, grads.mean, *grads.last) if neuron.gives_mean(config) else (grads.out, *grads.last)
-        return self._back.run(saved, given, wanted)
-
-
 def prepare_sequence(
-    kernels: Kernels, runner: Runner, neuron: Neuron, config: Config, x: Tensor, params: Sequence[Tensor]
-) -> CudaSequence | None:
+    kernels: Kernels,
+    runner: Runner,
+    neuron: Neuron,
+    config: Config,
+    x: Tensor,
+    params: Sequence[Tensor],
+    derivations: Derivations | None,
+) -> CudaStep | None:
     """A sequence for inputs like `x`; None where the general path must be taken."""
-    if not _plain(x) or any(p.dtype is not x.dtype for p in params):
+    if not _plain(x) or (config.spiking and config.surrogate is None):
         return None
-    return CudaSequence(kernels, runner, neuron, config, x.detach(), params)
+    if any(p.dtype is not x.dtype or p.dim() >= x.dim() for p in params):
+        return None
+    return CudaStep(kernels, runner, neuron, config, x, params, derivations)

@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 from plugin_accel.hosts.constants import beside, constant
 from plugin_accel.hosts.sequences import Refused
+from plugin_accel.modes import is_traced
 
 
 def check_input(x: Any) -> None:
@@ -47,7 +48,9 @@ def _known_number(value: float, dtype: torch.dtype, device: torch.device) -> Ten
 
 def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A Python number as a 0-d tensor; not to be written to."""
-    if torch.compiler.is_compiling():
+    if device.type != "cpu":
+        return constant(value, dtype, device)
+    if is_traced():
         return torch.full((), value, dtype=dtype, device=device)
     return _known_number(value, dtype, device)
 
@@ -63,7 +66,7 @@ def as_param(name: str, p: Any, x: Tensor, dtype: torch.dtype, shape: tuple[int,
     if not isinstance(p, Tensor):
         if type(p) not in (int, float):
             raise Refused(f"{name} is a {type(p).__name__}")
-        return number(float(p), dtype, x.device) if x.is_cpu else constant(float(p), dtype, x.device)
+        return number(float(p), dtype, x.device)
     if p.dtype.is_complex or p.dtype is torch.bool:
         raise Refused(f"{name} is {p.dtype}")
     if p.dim():

@@ -13,13 +13,13 @@ import norse.torch as nt
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.hosts import fallbacks, norse_call
+from plugin_accel.hosts import compiled, fallbacks, norse_call
 from plugin_accel.hosts import norse_forms as nf
 from plugin_accel.hosts import norse_products as nq
 from plugin_accel.hosts import norse_recurrent as nr
 from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.norse_call import call
-from plugin_accel.hosts.norse_step import quick_step
+from plugin_accel.hosts.norse_step import quick_sequence, quick_step
 from plugin_accel.hosts.sequences import Refused, SequenceResult
 from plugin_accel.neurons.layout import STEP
 
@@ -48,8 +48,10 @@ class _Sequence(nn.Module):
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
         layer: Any = self
-        record = bool(layer.record_states)
         try:
+            if not torch.compiler.is_compiling() and (quick := quick_sequence(self, input_tensor, state)) is not None:
+                return quick
+            record = bool(layer.record_states)
             form, made = call(self, input_tensor, state, 0, record=record)
             return made.out, form.make(made.records if record else made.last)
         except Refused as why:
@@ -234,6 +236,7 @@ for _cls, _form in _RECURRENT.items():
     if issubclass(_cls, nt.module.snn.SNNRecurrentCell) and _form is not nr.IZHIKEVICH:
         nf.FORMS[_cls] = _form.within
 _CLASSES = {cls.__bases__[-1]: cls for cls in (*_FEED_FORWARD, *(c for c, _ in _HEARING))}
+compiled.readable(_CLASSES.values())
 
 
 def _recurrent_form(module: nn.Module) -> Any:

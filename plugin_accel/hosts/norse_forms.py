@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from plugin_accel.hosts.norse_surrogates import per_neuron, surrogate_of
 from plugin_accel.hosts.sequences import Refused
+from plugin_accel.modes import is_traced
 from plugin_accel.neurons import (
     NORSE_ADEX,
     NORSE_ADEX_REFRAC,
@@ -63,7 +64,7 @@ def rate(step: Any, tau_inv: Any) -> Any:
         and tau_inv.is_cpu
         and tau_inv.is_floating_point()
         and not tau_inv.requires_grad
-        and not torch.compiler.is_compiling()
+        and not is_traced()
     ):
         return _known_rate(step, tau_inv.item(), tau_inv.dtype)
     return step * tau_inv

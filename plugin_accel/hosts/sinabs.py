@@ -14,7 +14,7 @@ import torch
 from sinabs.layers import SqueezeMixin, alif
 from torch import Tensor, nn
 
-from plugin_accel.hosts import fallbacks, sinabs_options, sinabs_sequence
+from plugin_accel.hosts import compiled, fallbacks, sinabs_options, sinabs_sequence
 from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.sinabs_call import (
@@ -59,15 +59,14 @@ class LIF(sl.LIF):
         quick = quick_call(self, input_data)
         if quick is not None:
             attributes = self.__dict__
-            attributes["recordings"], attributes["firing_rate"] = {}, quick[1]
+            attributes["recordings"], attributes["firing_rate"] = {}, quick[-1]
             if "i_syn" not in self._buffers:  # without a synapse sinabs leaves a plain None behind
                 attributes["i_syn"] = None
             return quick[0]
         try:
             state_shape = state_shape_of(input_data)
             call = lif_call(self, input_data, state_shape, 1)
-            shape_states(self, state_shape)
-            states = own_states(self, call)
+            states = own_states(self, call, shape_states(self, state_shape))
         except Refused as why:
             refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
@@ -132,8 +131,7 @@ class ALIF(sl.ALIF):
         try:
             state_shape = state_shape_of(input_data)
             call = alif_call(self, input_data, state_shape, 1)
-            shape_states_or_zero(self, state_shape)
-            states = own_states(self, call)
+            states = own_states(self, call, shape_states_or_zero(self, state_shape))
         except Refused as why:
             refused(self, why)
             return super().forward(input_data)  # type: ignore[no-any-return]
@@ -200,6 +198,7 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     sl.IAFRecurrent: IAFRecurrent,
     sl.ALIFRecurrent: ALIFRecurrent,
 }
+compiled.readable(_CLASSES.values())
 
 
 def classes() -> Mapping[type[nn.Module], type[nn.Module]]:

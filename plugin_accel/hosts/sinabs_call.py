@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import sinabs.layers as sl
 import torch
 from torch import Tensor, nn
 from torch._C import _len_torch_dispatch_stack
@@ -19,7 +20,8 @@ from plugin_accel.hosts import sinabs_options as so
 from plugin_accel.hosts.constants import beside, constant, one
 from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
-from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, parameter
+from plugin_accel.hosts.sinabs_decays import ADAPT, MEM, SYN, Decay, decay, never_decays, parameter
+from plugin_accel.modes import capturing
 from plugin_accel.neurons import SINABS_ALIF, SINABS_LIF, Config, Derived, Neuron, Result, ops, run_unchecked
 
 FP32, FP64 = torch.float32, torch.float64
@@ -75,8 +77,8 @@ def _cast(p: Tensor, dtype: torch.dtype) -> Tensor:
     return p.to(dtype)
 
 
-def own_states(layer: Any, call: Call) -> list[Tensor]:
-    """The layer's states as the kernels take them.
+def own_states(layer: Any, call: Call, fresh: bool = False) -> list[Tensor]:
+    """The layer's states as the kernels take them; `fresh`: sinabs has just made them.
 
     Raises:
         Refused: they are of another dtype than the data, so that sinabs would mix precisions.
@@ -86,7 +88,7 @@ def own_states(layer: Any, call: Call) -> list[Tensor]:
         state = layer._buffers[name]
         if state.dtype is not call.dtype:
             # Zeros widen exactly, and ALIF's b stays fp32; anything else sinabs would round once in fp32.
-            exact = name == "b" or not (torch.compiler.is_compiling() or state.requires_grad or bool(state.any()))
+            exact = fresh or name == "b" or not (torch.compiler.is_compiling() or state.requires_grad or _any(state))
             if call.dtype is FP32 or not exact:
                 raise Refused(f"state {name} is {state.dtype}, the input needs {call.dtype}: reset the states first")
             state = state.to(call.dtype)
@@ -94,6 +96,13 @@ def own_states(layer: Any, call: Call) -> list[Tensor]:
             state = state.clone()  # ALIF never replaces this buffer: it may be reset before backward needs it
         states.append(state)
     return states
+
+
+def _any(state: Tensor) -> bool:
+    """Whether a state is anything but zeros; it waits for a GPU."""
+    if capturing(state.device):
+        raise Refused("a CUDA graph is captured, in which a state of another dtype cannot be looked at")
+    return bool(state.any())
 
 
 def _check(layer: Any, x: Tensor, options: so.Options, states: tuple[str, ...]) -> torch.dtype:
@@ -171,6 +180,9 @@ def _call(
 def _membrane(layer: Any, x: Tensor, dtype: torch.dtype, synapse: bool) -> tuple[Decay, Tensor | None, Tensor]:
     """The membrane's decay, the gain that a 16-bit input is multiplied by beforehand, and the kernel's gain."""
     norm = layer.norm_input
+    if never_decays(layer) and x.device.type != "cpu":  # sinabs's own 1 is one of the CPU, to be copied at each call
+        unit = one(dtype, x.device)
+        return Decay(unit, None), None, constant(0.0, dtype, x.device) if norm else unit
     low = norm and x.dtype in LOW and not synapse
     mem = decay(layer, MEM, rest=norm, in_torch=low)
     assert mem is not None
@@ -245,23 +257,42 @@ def alif_call(layer: Any, x: Tensor, state_shape: StateShape, time_dim: int) -> 
     return _call(SINABS_ALIF, config, x, dtype, params, state_shape, low_gain, surrogate_fn, derived)
 
 
-def shape_states(layer: Any, state_shape: StateShape) -> None:
-    """What sinabs's LIF does about states of another shape, by its own methods."""
+def shape_states(layer: Any, state_shape: StateShape) -> bool:
+    """What sinabs's LIF does about states of another shape, by its own methods; whether all are zeros now."""
     for state in layer._buffers.values():
         if state.shape != state_shape:
             break
     else:
-        return
+        return False
     if not layer.is_state_initialised():
         layer.init_state_with_shape(state_shape)
+        if layer.state_has_shape(state_shape):
+            return _makes_zeros(layer)
     if not layer.state_has_shape(state_shape):
         if layer.has_trailing_dimension(state_shape[1:]):
             layer.handle_state_batch_size_mismatch(state_shape[0])
         else:
             layer.init_state_with_shape(state_shape)
+            return _makes_zeros(layer)
+    return False
 
 
-def shape_states_or_zero(layer: Any, state_shape: StateShape) -> None:
-    """What sinabs's recurrent layers and ALIF do about states of another shape."""
-    if any(state.shape != state_shape for state in layer._buffers.values()):
-        layer.init_state_with_shape(state_shape)
+def _makes_zeros(layer: Any) -> bool:
+    """Whether the layer's states are made by sinabs's own method, which is known to give zeros."""
+    if torch.compiler.is_compiling():
+        return False
+    made, reset = type(layer).init_state_with_shape, type(layer).reset_states
+    own = layer.__dict__
+    return (
+        made is sl.StatefulLayer.init_state_with_shape
+        and reset is sl.StatefulLayer.reset_states
+        and not ("init_state_with_shape" in own or "reset_states" in own)
+    )
+
+
+def shape_states_or_zero(layer: Any, state_shape: StateShape) -> bool:
+    """What sinabs's recurrent layers and ALIF do about states of another shape; whether all are zeros now."""
+    if all(state.shape == state_shape for state in layer._buffers.values()):
+        return False
+    layer.init_state_with_shape(state_shape)
+    return _makes_zeros(layer)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from plugin_accel.hosts.constants import constant
+from plugin_accel.modes import is_traced
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -72,6 +73,34 @@ def _of_number(tau: float, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, T
         return _computed(torch.tensor(tau, dtype=dtype, device="cpu"))
 
 
+def never_decays(layer: Any) -> bool:
+    """Whether the membrane of such a layer keeps what it has."""
+    if torch.compiler.is_compiling():  # where properties do not compare
+        return isinstance(layer, (sl.IAF, sl.IAFRecurrent))
+    return getattr(type(layer), MEM.alpha) in _NO_DECAY
+
+
+def values(tau: Tensor, rest: bool) -> tuple[Tensor, Tensor | None]:
+    """(alpha, and 1 - alpha if it is asked for) of a time constant of one value, without a graph."""
+    if tau.is_cpu:
+        value = tau.item()
+        alpha, one_minus, _ = _of_number(value, tau.dtype) if value else _of_number.__wrapped__(value, tau.dtype)
+        return alpha, one_minus if rest else None
+    tau = tau.detach()
+    alpha = torch.exp(torch.div(constant(-1.0, tau.dtype, tau.device), tau))
+    return alpha, 1 - alpha if rest else None
+
+
+def slope(alpha: Tensor, tau: Tensor) -> Tensor:
+    """The derivative d alpha / d tau."""
+    if tau.is_cpu and (value := tau.item()):
+        found = _of_number(value, tau.dtype)[2]
+        assert found is not None
+        return found
+    tau = tau.detach()
+    return alpha / (tau * tau)
+
+
 def decay(layer: Any, kind: Kind, *, rest: bool, in_torch: bool = False) -> Decay | None:
     """A decay of a layer as it is now; None without that synapse.
 
@@ -82,13 +111,13 @@ def decay(layer: Any, kind: Kind, *, rest: bool, in_torch: bool = False) -> Deca
         in_torch: Leave the gradient of the time constant to torch's graph.
     """
     parameters = layer._parameters
-    if kind is MEM and getattr(type(layer), kind.alpha) in _NO_DECAY and not torch.compiler.is_compiling():
+    if kind is MEM and never_decays(layer) and not is_traced():
         return Decay(_ONE, _ZERO if rest else None)
     own = (
         kind.tau in parameters
         and not layer.train_alphas
         and getattr(type(layer), kind.alpha) in kind.properties
-        and not torch.compiler.is_compiling()
+        and not is_traced()
     )
     tau = parameters[kind.tau] if own else None
     if own and tau is None and kind is SYN:

@@ -66,8 +66,7 @@ def recurrent(layer: Any, x: Tensor, make: Callable[..., Call]) -> Recurred:
         matrix = linear_of(layer.rec_connect, prod(state_shape[1:]), flat=True)
         if matrix is not None and len(state_shape) > 2 and type(layer.rec_connect) is torch.nn.Linear:
             matrix = None  # it acts on the last dimension alone
-    shape_states_or_zero(layer, state_shape)
-    states = own_states(layer, call)
+    states = own_states(layer, call, shape_states_or_zero(layer, state_shape))
     looped = None if matrix is None else _loop(layer, x, call, matrix, states)
     return looped or _steps(layer, x.unbind(1), total, make, call, states)
 

@@ -27,9 +27,9 @@ def sequence(
     call = (alif_call if adapts else lif_call)(layer, data, state_shape, 0)
     if adapts and "i_syn" in call.names:
         raise Refused("ALIF with a synapse starts each call from the same current")
-    (shape_states_or_zero if adapts else shape_states)(layer, state_shape)
+    fresh = (shape_states_or_zero if adapts else shape_states)(layer, state_shape)
     b_dtype = layer.b.dtype if adapts else None
-    result = call.run(data, own_states(layer, call))
+    result = call.run(data, own_states(layer, call, fresh))
     last = dict(zip(call.names, result.last, strict=True))
     if adapts:
         last["b"] = last["b"].to(b_dtype)

@@ -14,6 +14,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
+from plugin_accel.hosts import compiled
 from plugin_accel.hosts import snntorch_delta as sd
 from plugin_accel.hosts import snntorch_layers as sl
 from plugin_accel.hosts import snntorch_options as so
@@ -141,6 +142,7 @@ _ACCELERATED: tuple[type[nn.Module], ...] = (
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     host_class(ours.__name__): ours for ours in _ACCELERATED if hasattr(snn, ours.__name__)
 }
+compiled.readable(_CLASSES.values())
 _FORMS: dict[type[nn.Module], Form] = {
     Leaky: _LEAKY,
     Lapicque: _LAPICQUE,

@@ -16,12 +16,24 @@ from torch._C import _len_torch_dispatch_stack
 
 from plugin_accel import backends
 from plugin_accel.hosts import snntorch_options as so
+from plugin_accel.hosts.constants import one
 from plugin_accel.hosts.fallbacks import refused
 from plugin_accel.hosts.inputs import check_input
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import FP32, as_param
 from plugin_accel.hosts.snntorch_probe import host_class
-from plugin_accel.neurons import SNNTORCH_LEAKY, SNNTORCH_PARALLEL, Neuron, Result, run_unchecked
+from plugin_accel.modes import capturing
+from plugin_accel.neurons import (
+    SINABS_LIF,
+    SNNTORCH_LEAKY,
+    SNNTORCH_PARALLEL,
+    Neuron,
+    Result,
+    SinabsConfig,
+    run_unchecked,
+)
+
+_MEMBRANE = SinabsConfig(spike="none", time_dim=0)
 
 _StateLeaky: Any = host_class("StateLeaky")
 _LinearLeaky: Any = host_class("LinearLeaky")
@@ -44,8 +56,12 @@ def _check(layer: Any, x: Tensor) -> so.Options:
 
 
 def _waits(x: Tensor) -> None:
-    """Before weights are looked at, which waits for a GPU: a graph that is captured there would be lost."""
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+    """Before weights are looked at, which waits for a GPU: a graph that is captured there would be lost.
+
+    What was found cannot be kept: a write through `.data` or by the replay of a graph is not counted by torch. Nor can
+    the answer come later, since a full matrix needs another computation.
+    """
+    if capturing(x.device):
         raise Refused("a CUDA graph is captured, in which the layer's weights cannot be looked at")
 
 
@@ -70,16 +86,36 @@ def _run(layer: Any, neuron: Neuron, x: Tensor, options: so.Options, values: dic
     return result
 
 
+def _leaky_membrane(x: Tensor, decay: Tensor) -> Tensor:
+    """mem[t] = decay mem[t - 1] + x[t], for any decay: to look at it would be to wait for a GPU.
+
+    The kernel is that of sinabs's leaky integrator: snnTorch's bounds its decay, and StateLeaky does not. snnTorch's
+    own way to spikes follows.
+    """
+    if x.dtype is not FP32:
+        raise Refused(f"input is {x.dtype}")
+    params = [as_param("tau", decay, x, FP32, x.shape[1:]), one(FP32, x.device)]
+    first = [torch.zeros(x.shape[1:], dtype=FP32, device=x.device)]
+    backend = backends.choose(x.device, FP32, SINABS_LIF.name)
+    if backend is None:
+        raise Refused(f"no backend for {FP32} on {x.device}")
+    return run_unchecked(SINABS_LIF, backend, _MEMBRANE, x, first, params).out
+
+
 def _state_leaky(layer: Any, x: Tensor) -> Any:
     """StateLeaky: a causal convolution with exp(-t / tau), which is a decay by exp(-1 / tau) at each step."""
     options = _check(layer, x)
     if layer.kernel_truncation_steps is not None and layer.kernel_truncation_steps < x.shape[0]:
         raise Refused("the kernel is truncated")
-    _waits(x)
     decay = torch.exp(-1 / layer.tau)
+    factor = layer.graded_spikes_factor
+    if not x.is_cpu:
+        mem = _leaky_membrane(x, decay + 0 / layer.tau)  # the kernel of snnTorch's convolution is NaN for a tau of 0
+        if layer.output:
+            layer.spk = layer.fire(mem) * factor
+        return (layer.spk, mem) if layer.output else mem
     if not bool(((decay >= 0) & (decay <= 1)).all()):
         raise Refused("tau is not positive")
-    factor = layer.graded_spikes_factor
     result = _run(
         layer, SNNTORCH_LEAKY, x, options,
         {"tau": decay, "threshold": layer.threshold, "graded_spikes_factor": factor * factor},

@@ -16,8 +16,9 @@ from snntorch import surrogate
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from plugin_accel.hosts.known import Known
+from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_callables import behaviour, conclusions
-from plugin_accel.modes import COMPILES_LAYERS
+from plugin_accel.modes import COMPILES_LAYERS, capturing
 from plugin_accel.neurons import SnnTorchConfig
 from plugin_accel.neurons.config import decode
 from plugin_accel.neurons.snntorch_leaky import NO_GRADIENT
@@ -211,6 +212,10 @@ def _value(t: torch.Tensor) -> int:
         return int(t)
     known = _values.get(t)
     if known is None or known[0] != t._version:
+        if capturing(t.device):
+            raise Refused(
+                "a CUDA graph is captured, in which the reset mechanism cannot be looked at: call the layer before"
+            )
         known = _values[t] = (t._version, int(t))
     value: int = known[1]
     return value

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.hosts.sequences import Refused
+from plugin_accel.modes import is_traced
 
 BETA = ("beta", "threshold", "graded_spikes_factor")
 BETA_AND_ALPHA = (*BETA, "alpha")
@@ -37,9 +38,7 @@ def _tau(alpha: Tensor, beta: Tensor) -> Tensor:
 
 def _cacheable(*tensors: Tensor) -> bool:
     """Whether what follows from these tensors may be computed once for their values."""
-    return not torch.compiler.is_compiling() and all(
-        t.dim() == 0 and t.device.type == "cpu" and not t.requires_grad for t in tensors
-    )
+    return not is_traced() and all(t.dim() == 0 and t.device.type == "cpu" and not t.requires_grad for t in tensors)
 
 
 def _restored(values: tuple[tuple[Any, torch.dtype], ...]) -> list[Tensor]:

@@ -22,14 +22,15 @@ from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_call import Form
 from plugin_accel.hosts.snntorch_callables import spikes_by
 from plugin_accel.hosts.snntorch_params import Params
+from plugin_accel.modes import capturing
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.neurons.prepared import PreparedStep, place, runner
 
 FP32 = torch.float32
 
 
-Call = tuple[list[Any], list[Tensor], tuple[int, ...], bool]
-"""States, parameters, which of these learn, and whether the input or a state does."""
+Call = tuple[Callable[..., Sequence[Tensor]], list[Any], list[Tensor], tuple[int, ...], bool]
+"""What runs the step; states, parameters, which of these learn, and whether the input or a state does."""
 Runs = Callable[[PreparedStep], Callable[..., Sequence[Tensor]]]
 
 _OPTIONS = ("spike_grad", "state_function", "reset_delay", "inhibition", "state_quant")
@@ -78,8 +79,8 @@ class _Plan:
             self.run = run = _finished(form, layer, options, runs(self.step))
             names, out = tuple([form.states[i] for i in form.order]), "spk" if form.recurrent else None
             self.guard = guard(
-                _OPTIONS, self.options, form.direct, self.shapes, x.shape, self.device, (), None, run, names, out,
-                form.order,
+                _OPTIONS, self.options, form.direct, self.shapes, x.shape, x.shape, self.device, (), None, run, names,
+                out, form.order,
             )  # fmt: skip
 
     def is_for(self, own: dict[str, Any], x: Tensor) -> bool:
@@ -90,6 +91,7 @@ class _Plan:
 
 
 _plans: WeakKeyDictionary[nn.Module, _Plan] = WeakKeyDictionary()
+backends.when_choices_change(_plans.clear)
 
 
 def _own(layer: Any, name: str) -> Any:
@@ -108,13 +110,13 @@ def _computed(form: Form, layer: Any, plan: _Plan) -> Params | None:
         return plan.computed
     plan.values = []
     try:
-        plan.computed = form.params(layer)
+        computed = form.params(layer)
     except Refused:
         return None
     given = [(name, _own(layer, name)) for name in form.computed_from]
     if all(t is not None and t.dim() == 0 and t.is_cpu and not t.requires_grad for _, t in given):
-        plan.values = [(name, t, t.item()) for name, t in given]
-    return plan.computed
+        plan.computed, plan.values = computed, [(name, t, t.item()) for name, t in given]
+    return computed
 
 
 def _parameters(form: Form, layer: Any, plan: _Plan, recurrent: tuple[Tensor, ...]) -> list[Tensor] | None:
@@ -156,10 +158,8 @@ def quick_step(
     found = _anew(form, layer, x, given, recurrent, runs)
     if found is None:
         return None
-    states, params, learned, learns = found
-    run = _plans[layer].run
-    assert run is not None
-    flat = run(x, states, params, learned, learns)
+    run, *call = found
+    flat = run(x, *call)
     by_host, buffers = list(flat), own["_buffers"]
     for k, i in enumerate(order, 1):
         by_host[1 + i] = buffers[form.states[i]] = flat[k]
@@ -187,7 +187,7 @@ def _finished(form: Form, layer: Any, options: so.Options, run: Callable[..., An
                     layer.spike_grad, made[mem], layer.threshold, layer.graded_spikes_factor, fired, STEP
                 )
             except Refused:
-                del _plans[layer]
+                _plans.pop(layer, None)
                 raise
         elif not options.spikes_learn and not (form.graded and layer.graded_spikes_factor.requires_grad):
             spikes = spikes.detach()
@@ -207,13 +207,15 @@ def _anew(
     own = layer.__dict__
     plan = _plans.get(layer)
     if plan is None or plan.hears != len(recurrent) or not plan.is_for(own, x):
+        if capturing(x.device):
+            return None
         plan = _plans[layer] = _Plan(form, layer, x, recurrent, runs)
     if plan.step is None:
         return None
     params = _parameters(form, layer, plan, recurrent)
     learned = None if params is None else alike(params, plan.shapes, plan.device, False)
     if params is None or learned is None:
-        del _plans[layer]
+        _plans.pop(layer, None)
         return None
     states: list[Any] = []
     for i, argument in zip(form.order, given, strict=True):
@@ -224,7 +226,7 @@ def _anew(
         states.append(state if state.shape == x.shape else torch.zeros_like(x, requires_grad=False))
     there = [x, *states]
     learning = alike(there, [x.shape] * len(there), plan.device, True)
-    return None if learning is None else (states, params, learned, bool(learning))
+    return None if learning is None or plan.run is None else (plan.run, states, params, learned, bool(learning))
 
 
 def _heard(x: Tensor, spikes: Tensor, *weights: Tensor) -> bool:

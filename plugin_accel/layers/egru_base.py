@@ -224,8 +224,14 @@ def _suffixed(name: str, layer: int) -> str:
     return f"{name}_l{layer}" if layer else name
 
 
+# torch.compile before torch 2.13 cannot ask
+_AUTOCASTS = frozenset(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))
+
+
 def _autocast(x: Tensor) -> bool:
     """Whether autocast is on; not every kind of device has it."""
+    if torch.compiler.is_compiling():
+        return x.device.type in _AUTOCASTS and torch.is_autocast_enabled(x.device.type)
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from plugin_accel.errors import InputError
+from plugin_accel.modes import capturing
 
 TRACE_DECAY = 0.9
 """Decay of the output trace, fixed by EvNN."""
@@ -152,6 +153,11 @@ def check_lengths(inputs: Inputs, options: Options) -> None:
         InputError: one is below 1 or above the number of steps.
     """
     lengths, steps = options.lengths, inputs.x.shape[0]
+    if lengths is not None and capturing(inputs.x.device):
+        raise InputError(
+            "EGRU lengths: expected None while a CUDA graph is captured, got a tensor of the CPU, which a replay would "
+            "read again; capture without lengths"
+        )
     if lengths is not None and lengths.numel() and not bool(((lengths >= 1) & (lengths <= steps)).all()):
         raise InputError(
             f"EGRU lengths: expected values within 1 and the {steps} steps of the input, got {lengths.tolist()}; "

@@ -13,8 +13,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from plugin_accel.neurons.neuron import Result
-
 
 class PreparedStep(Protocol):
     """One step for inputs of one shape and dtype, dense; parameters of the shapes it was prepared for."""
@@ -70,18 +68,6 @@ class DifferentiableStep(PreparedStep, Protocol):
 
         Their product takes the place of the last parameter that the step was prepared for.
         """
-        ...
-
-
-class PreparedSequence(Protocol):
-    """A sequence for inputs of one shape and dtype, dense; parameters of the shapes it was prepared for.
-
-    A backend may offer `prepare_sequence(neuron, config, x, params) -> PreparedSequence | None`. One with an attribute
-    `differentiable` has kernels there, for `run_unchecked` in the place of the backend's own.
-    """
-
-    def run(self, x: Tensor, first: Sequence[Tensor], params: Sequence[Tensor]) -> Result:
-        """Without gradients."""
         ...
 
 

@@ -78,6 +78,7 @@ def test_distributed_data_parallel(model: nn.Module, tmp_path: Any) -> None:
     assert model[1].weight.grad is not None
 
 
+@pytest.mark.one_graph
 def test_a_compiled_model_is_compiled_again_after_conversion() -> None:
     model = nn.Sequential(nn.Linear(3, 3), sl.IAF())
     seen: list[int] = []

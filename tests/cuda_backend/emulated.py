@@ -8,7 +8,7 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plugin_accel.backends import cuda_source
 from plugin_accel.backends.cuda_call import Memory, Packed
-from plugin_accel.backends.cuda_device import Launch, Loaded
+from plugin_accel.backends.cuda_device import Launch, Loaded, Program, Where
 from plugin_accel.backends.cuda_source import KERNEL, Source
 from plugin_accel.errors import BackendError
 
@@ -90,6 +90,9 @@ class EmulatedDevice:
 
         return Patched(launch)
 
+    def program(self, launches: Sequence[tuple[Launch, Where]], memories: tuple[Memory, ...], index: int) -> Program:
+        return program(launches, memories)
+
 
 class Patched:
     """Launches that are given a whole argument, addresses filled in: see `plugin_accel.backends.cuda_device.Loaded`."""
@@ -113,7 +116,15 @@ class _Bound:
             struct.pack_into("=Q", call, 8 * word, address)
         self._launch(bytes(call))
 
-    def make(self, inputs: list[Tensor], memories: tuple[Memory, ...]) -> tuple[Tensor, ...]:
+
+def program(launches: Sequence[tuple[Launch, Where]], memories: tuple[Memory, ...]) -> Program:
+    """See `plugin_accel.backends.cuda_device.Device`."""
+
+    def run(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         made = tuple([memory.make() for memory in memories])
-        self(tuple([t.data_ptr() for t in (*inputs, *made)]))
+        tensors = (*inputs, *made)
+        for launch, where in launches:
+            launch(tuple([tensors[i].data_ptr() + offset for i, offset in where]))
         return made
+
+    return run

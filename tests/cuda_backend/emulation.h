@@ -10,6 +10,7 @@
 #include <vector>
 
 #define PA_HD inline
+#define PA_GPU
 #define __global__
 #define __grid_constant__
 #define __launch_bounds__(...)
@@ -84,6 +85,30 @@ inline void launch(void (*kernel)(const void*), int64_t grid_x, int64_t grid_y, 
 inline void __syncthreads() {
   ++emulation::waiting;
   swapcontext(&(*emulation::fibers)[emulation::current].context, &emulation::scheduler);
+}
+
+struct uint2 {
+  unsigned x, y;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+struct Again {};
+struct Last {};
+
+template <class Word, class When>
+inline void load_if(const void* from, Word& w, bool when, When) {
+  if (when) memcpy(&w, from, sizeof w);
+}
+
+template <class Word>
+inline void store_if(void* to, const Word& w, bool when) {
+  if (when) memcpy(to, &w, sizeof w);
+}
+
+template <class R>
+inline R over_(R a, R b) {
+  return a / b;
 }
 
 inline float float_of_half(uint16_t bits) {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from plugin_accel import plugins
 from plugin_accel.backends.cuda import CudaBackend
-from plugin_accel.backends.cuda_device import Loaded
+from plugin_accel.backends.cuda_call import Memory
+from plugin_accel.backends.cuda_device import Launch, Loaded, Program, Where
 from plugin_accel.backends.cuda_source import Source
 from plugin_accel.errors import BackendError
 
-from .emulated import Patched
+from .emulated import Patched, program
 
 META = torch.device("meta")
 
@@ -47,6 +50,9 @@ class FakeDevice:
         if self.failure:
             raise BackendError(self.failure)
         return Patched(self._launch)
+
+    def program(self, launches: Sequence[tuple[Launch, Where]], memories: tuple[Memory, ...], index: int) -> Program:
+        return program(launches, memories)
 
     def _launch(self, grid: tuple[int, int], block: int, call: bytes) -> None:
         self.launches += 1

@@ -89,18 +89,21 @@ def kernels(neuron: Neuron, config: Config, surrogate: Surrogate | None = None) 
         fixed = static(neuron, config, dtype)
         if surrogate is None:
             for width in (1,) if x is F64 else (1, 4) if x is F32 else (4,):
-                yield Forward(fixed.step, x, fixed.out, width)
+                yield Forward(fixed.step, x, fixed.out, width == 1, width == 1, width)
         for mask in (0, few, every) if x in (F32, F16) else (0, every) if x is F64 else (every,):
             wanted = [bool(mask >> i & 1) for i, p in enumerate(neuron.kernel_params) if p in neuron.params(config)]
             reads = neuron.replays(config) or neuron.reads_input(config, wanted)
             ways = [FROM_KEPT if reads else NO_REPLAY, *([FROM_INPUT] if reads or x.itemsize == 2 else [])]
             if x in (F32, F16) and not neuron.replays(config) and (not mask or fixed.step.states == 1):
                 for width in (1, 2):  # the membrane says all that backward needs
-                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, ON_CHIP, ROOM // width)
+                    yield Backward(
+                        fixed.step, x, fixed.out, width, name, mask, mask == every, False, ON_CHIP, ROOM // width
+                    )
             for replay in ways if x in (F32, F64) else ways[-1:]:
-                most = columns_of(replay, x)
+                seldom = mask == every and x is not F16
+                most = columns_of(replay, x, fixed.step.states, seldom)
                 for width in (1, most) if most > 1 and x is F32 else (most,):
-                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, replay)
+                    yield Backward(fixed.step, x, fixed.out, width, name, mask, mask == every, seldom, replay)
 
 
 def others() -> Iterator[Source]:

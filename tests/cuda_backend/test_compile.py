@@ -39,9 +39,9 @@ def test_no_step_spills(neuron: object, config: object) -> None:
     assert found.spilled == found.stack == 0, found
 
 
-@pytest.mark.parametrize("name", ["sinabs_alif", "norse_adex_refrac", "norse_coba"])
-def test_what_replays_two_columns_does_not_spill(name: str) -> None:
-    found = needs_of(heaviest(*[s for s in STEPS if s[0].name == name][-1], torch.bfloat16), "sm_90")
+@pytest.mark.parametrize("name", ["sinabs_lif", "snntorch_synaptic", "norse_lif", "norse_coba"])
+def test_what_replays_an_input_of_16_bits_does_not_spill(name: str) -> None:
+    found = needs_of(heaviest(*[s for s in STEPS if s[0].name == name][-1], torch.float16), "sm_90")
     assert found.spilled == found.stack == 0, found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -98,26 +99,61 @@ def test_a_launch_fills_in_addresses() -> None:
     for wrong in ((1, 2), (1, 2, -1), (1, 2, "3"), (1, 2, 2**64)):
         with pytest.raises((ValueError, OverflowError, TypeError)):
             launch.run(0, wrong)  # type: ignore[arg-type]
-    given, cpu = [torch.ones(3)], torch.device("cpu")
-    kinds = (Memory((2, 5), (5, 1), torch.float32, cpu), Memory((4, 3), (1, 4), torch.float64, cpu))
-    call = Fields().address(True, False, True).add(9).address(True).packed()
-    size = len(call.call)
-    launch = _C.Launch(address, 0x30, 1, 1, 32, *call)  # type: ignore[arg-type]
-    made = launch.make(0x77, given, kinds)
-    assert isinstance(made, tuple)
-    assert [(t.shape, t.stride(), t.dtype, t.device) for t in made] == [*kinds]
-    wanted.clear()
-    Patched(lambda grid, block, filled: wanted.append(filled)).bind((1, 1), 32, call)(
-        tuple([t.data_ptr() for t in (*given, *made)])
-    )
-    assert found.pop()[-2] == wanted[0]
-    with pytest.raises(ValueError, match="3 addresses, got 2"):
-        launch.make(0, [], kinds)
     with pytest.raises(ValueError, match="beyond"):
         _C.Launch(address, 0, 1, 1, 32, bytes(16), (2,))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="4096 bytes"):
         _C.Launch(address, 0, 1, 1, 32, bytes(4104), ())  # type: ignore[arg-type]
     assert len(found) == 3
+
+
+def test_a_program_makes_tensors_and_launches() -> None:
+    """Addresses of what is given and of what is made, with offsets; two launches on the device's stream."""
+    found: list[tuple[int, bytes]] = []
+    answers: list[int] = []
+
+    def entry(function: int, *rest: Any) -> int:
+        *_, stream, arguments, _ = rest
+        found.append((stream, ctypes.string_at(arguments[0], 32)))
+        return answers.pop(0) if answers else 0
+
+    callback = ENTRY(entry)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    call = Fields().address(True, False, True).add(9).packed()
+    launch = _C.Launch(address, 0x30, 1, 1, 32, *call)  # type: ignore[arg-type]
+    given, cpu = torch.ones(3), torch.device("cpu")
+    kinds = (Memory((2, 5), (5, 1), torch.float32, cpu), Memory((4, 3), (1, 4), torch.float64, cpu))
+    devices, other = [1], []
+
+    def otherwise(again: Any, code: int | None, tensors: list[torch.Tensor]) -> Any:
+        other.append(code)
+        return again(tensors)
+
+    run = _C.program(
+        ((launch, ((0, 0), (1, 8))), (launch, ((2, 0), (1, 0)))), kinds, 1, lambda: devices[0], lambda i: 70 + i,
+        otherwise,
+    )  # fmt: skip
+    made = run([given])
+    assert [(t.shape, t.stride(), t.dtype, t.device) for t in made] == [*kinds]
+
+    def expected(tensors: tuple[torch.Tensor, ...]) -> list[tuple[int, bytes]]:
+        a, b, c = given.data_ptr(), tensors[0].data_ptr(), tensors[1].data_ptr()
+        return [(71, struct.pack("=QQQq", a, 0, b + 8, 9)), (71, struct.pack("=QQQq", c, 0, b, 9))]
+
+    assert found == expected(made)
+    assert not other
+    devices[0] = 0  # another one is current
+    found.clear()
+    made = run([given])
+    assert found == expected(made)
+    assert other == [None]
+    devices[0], answers[:] = 1, [201]  # the driver does not take the first launch
+    made = run([given])
+    assert found[-2:] == expected(made)
+    assert other == [None, 201]
+    with pytest.raises(TypeError, match="tensors"):
+        run([])
+    with pytest.raises(ValueError, match="as many addresses"):
+        _C.program(((launch, ((0, 0),)),), kinds, 1, lambda: 1, lambda i: 0, otherwise)
 
 
 @DRIVER

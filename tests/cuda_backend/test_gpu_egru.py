@@ -17,7 +17,11 @@ from .egru_shared import CASES, RESULTS, case, upstream
 
 MISSING = BACKEND.unavailable()
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
 
 
 def on_gpu(inputs: Inputs, options: Options) -> tuple[Inputs, Options]:

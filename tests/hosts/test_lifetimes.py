@@ -10,6 +10,7 @@ from weakref import ref
 
 import norse.torch as nt
 import pytest
+import sinabs.layers as sl
 import snntorch as snn
 import torch
 from norse.torch.functional.lif import lif_feed_forward_step
@@ -171,6 +172,33 @@ class Cell(nn.Module):
             _, state = self.lif(x * self.scale, state)
         found: Tensor = state.v
         return found
+
+
+class Membranes(nn.Module):
+    """A network whose layer of sinabs calls back into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.lif = sl.LIF(10.0, surrogate_grad_fn=self.slope)
+
+    def slope(self, v_mem: Tensor, threshold: Any) -> Tensor:
+        return torch.exp(-(v_mem - threshold).abs())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lif.reset_states()
+        found: Tensor = self.lif(x.unsqueeze(0) * self.scale)
+        return found
+
+
+def test_a_network_goes_with_its_surrogate() -> None:
+    made = Membranes()
+    net = used(made)
+    with torch.no_grad():
+        made(torch.ones(2, 3))
+    made.lif.reset_states()  # a graph leads to the callable, as in sinabs
+    del made
+    assert is_gone(net)
 
 
 def test_a_network_goes_with_its_activation() -> None:

@@ -12,6 +12,7 @@ import torch
 import plugin_accel
 
 
+@pytest.mark.one_graph
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [nt.LIFRefracCell, nt.LIFAdExRefracCell])
 def test_refractory_cells_compiled(make: Callable[[], Any]) -> None:
@@ -24,6 +25,7 @@ def test_refractory_cells_compiled(make: Callable[[], Any]) -> None:
     assert torch.equal(got, want) and torch.equal(ours.rho, after.rho) and torch.equal(ours[0].v, after[0].v)
 
 
+@pytest.mark.one_graph
 @pytest.mark.slow
 def test_compiled_with_explicit_states() -> None:
     layer = plugin_accel.convert(nt.LIF(), strict=True)

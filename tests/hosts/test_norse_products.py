@@ -237,6 +237,7 @@ def test_errors_are_norses(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
             layer(torch.ones(3, IN), (torch.ones(3, 5), torch.ones(3, 5)))
 
 
+@pytest.mark.one_graph
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_compiled_with_explicit_states(name: str) -> None:

@@ -38,6 +38,7 @@ def outcome(run: Callable[[torch.Tensor], Any], parameters: list[nn.Parameter]) 
     return [*out, *torch.autograd.grad(loss, [x, *parameters])]
 
 
+@pytest.mark.one_graph
 @pytest.mark.filterwarnings("ignore")  # torch's own, about what it compiles
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_loop_compiles_to_one_graph(name: str) -> None:

@@ -208,6 +208,7 @@ def test_a_loop_under_time_fusion_gives_the_same(hidden: bool) -> None:
     assert root.status == "unfused" and root.reasons
 
 
+@pytest.mark.one_graph
 @pytest.mark.parametrize("learned", [False, True])
 def test_compiled_graphs(learned: bool) -> None:
     x, seen = torch.randn(4, 2, 3), []

@@ -297,6 +297,7 @@ def test_fused_with_a_callable(make: Callable[[], Any]) -> None:
     assert "fused" in str(plugin_accel.report(fused)) and host.last_fallback(fused.net[1]) is None
 
 
+@pytest.mark.one_graph
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's, of what it traces
 def test_compiled_with_a_callable() -> None:
     plain, fast = (snn.Leaky(0.9, spike_grad=Clipped.apply) for _ in range(2))

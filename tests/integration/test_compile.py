@@ -32,6 +32,7 @@ class Recording:
         return self.backend(module, inputs, **options)
 
 
+@pytest.mark.one_graph
 def test_training_equals_eager(network: Factory) -> None:
     host, eager, model = network(), plugin_accel.convert(network()), plugin_accel.convert(network())
     backend = Recording()
@@ -45,6 +46,7 @@ def test_training_equals_eager(network: Factory) -> None:
     assert_equal(train_step(model, compiled), got)  # once more, from compiled code and reset states
 
 
+@pytest.mark.one_graph
 def test_inference_carries_states(network: Factory) -> None:
     host, model = network(), plugin_accel.convert(network())
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -56,6 +58,7 @@ def test_inference_carries_states(network: Factory) -> None:
                 assert torch.equal(a, b)
 
 
+@pytest.mark.one_graph
 # inductor itself loads a deprecated part of torch
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_inductor() -> None:
@@ -72,6 +75,7 @@ def test_inductor() -> None:
 SIZES = {"time": [(3, 4), (3, 5), (3, 9), (3, 2)], "batch and time": [(2, 4), (3, 5), (7, 6), (9, 3)]}
 
 
+@pytest.mark.one_graph
 @pytest.mark.parametrize("what", SIZES)
 def test_sizes_may_change(what: str) -> None:
     """Compiled twice, for the first sizes and for any; the compiler must be told that shapes of buffers vary."""
@@ -126,6 +130,7 @@ def change(layer: Any) -> list[Callable[[], None]]:
     ]
 
 
+@pytest.mark.one_graph
 def test_changed_options_are_noticed() -> None:
     def make() -> Any:
         return sl.LIF(tau_mem=5.0, spike_threshold=torch.tensor(0.8), surrogate_grad_fn=sa.SingleExponential())
@@ -152,6 +157,7 @@ def test_changed_options_are_noticed() -> None:
         torch._dynamo.config.recompile_limit = limit
 
 
+@pytest.mark.one_graph
 def test_layers_compiled_one_by_one_share_code() -> None:
     """More layers than the compiler would compile the same function anew for."""
     model = nn.Sequential(

@@ -21,6 +21,7 @@ from plugin_accel.conversion.fusion.schedule import schedule
 
 __all__ = ["Engine"]
 
+_GPU = torch.device("cuda")
 _MOST_VARIANTS = 8
 _MOST_MISSES = 2
 _MOST_SIGNATURES = 64
@@ -93,6 +94,9 @@ class Engine:
             return function(*args, **kwargs)
         if not variant.proven and modes.is_checkpointed():
             self.reason = "activation checkpointing: call it three times without, and it runs fused with it too"
+            return function(*args, **kwargs)
+        if not variant.proven and modes.capturing(_GPU):
+            self.reason = "a CUDA graph is captured: call it three times before, and it is captured fused"
             return function(*args, **kwargs)
         if variant.replay is not None:
             self.reason = None
