@@ -239,7 +239,7 @@ class BackwardPlan:
         at_streams, at_states = [t.data_ptr() for t in streams], [s.data_ptr() for s in states]
         width = 1
         if self._wide and not any(a & mask for a, mask in zip(at_streams, self._masks, strict=True)):
-            width = 1 if any(a & self._state_mask for a in at_states) else 4
+            width = 1 if any(a & self._state_mask for a in at_states) else self._width
         run, sums, scratch, each, reductions = self._ways.get(width) or self._way(width)
 
         g_x = None if self._g_x is None else self._g_x.make()

@@ -202,14 +202,17 @@ class _Bound:
 
     def __call__(self, addresses: tuple[int, ...]) -> None:
         """See `Launch`."""
-        index = self._index
-        if self._current() != index:
-            with torch.cuda.device(index):
-                code = self.launch.run(self._stream_of(index), addresses)
+        if self._current() != self._index:
+            with torch.cuda.device(self._index):
+                self._start(addresses)
         else:
-            code = self.launch.run(self._stream_of(index), addresses)
-        if code == _INVALID_CONTEXT and _bind_context(index):
-            code = self.launch.run(self._stream_of(index), addresses)
+            self._start(addresses)
+
+    def _start(self, addresses: tuple[int, ...]) -> None:
+        stream = self._stream_of(self._index)
+        code = self.launch.run(stream, addresses)
+        if code == _INVALID_CONTEXT and _bind_context(self._index):
+            code = self.launch.run(stream, addresses)
         if code:
             self.fail(code)
 

@@ -191,10 +191,8 @@ class CudaStep:
         if wanted is None:
             wanted = self._wanted[tuple(needs), learned] = self._wants(needs, learned)
         g = self._back.run(Saved(x, kept, tuple(first), tuple(params)), grads, wanted)
-        found = 0
-        for k, grad in enumerate(grads):
-            if grad is not None:
-                found |= 1 << k if k <= self.states else 1
+        found = sum(1 << k for k, grad in enumerate(grads[: 1 + self.states]) if grad is not None)
+        found |= int(grads[-1] is not None and self._gives_mean)
         flat = [g.x if needs[0] else None, *g.first, *g.params]
         flat = [grad if acts_on & found else None for grad, acts_on in zip(flat, self._acts_on, strict=True)]
         own = flat[1 + self.states :]
@@ -210,7 +208,7 @@ class CudaStep:
 
     def _through(self, tau: int, own: Sequence[Tensor | None]) -> Tensor | None:
         """The gradient of alpha(tau) and 1 - alpha(tau) by alpha."""
-        d = next(d for d in self._derived((tau,)))
+        (d,) = self._derived((tau,))
         g, rest = own[d.alpha], None if d.rest is None else own[d.rest]
         return g if g is None or rest is None else g - rest
 
@@ -218,8 +216,7 @@ class CudaStep:
         """d alpha / d tau of the time constants that learn."""
         if self.derivations is None or not learned or learned[-1] < self.count:
             return ()
-        slope = self.derivations.slope
-        return tuple([slope(params[d.alpha], params[d.tau]) for d in self._derived(learned)])
+        return tuple([self.derivations.slope(params[d.alpha], params[d.tau]) for d in self._derived(learned)])
 
 
 class _Step(torch.autograd.Function):
@@ -261,8 +258,7 @@ class _Step(torch.autograd.Function):
         found = step.back(needs, learned, kept, x, rest[:n], rest[n:], grads)
         if slopes:
             at = len(found) - len(slopes)
-            times = [None if g is None else g * slope for g, slope in zip(found[at:], slopes, strict=True)]
-            found = (*found[:at], *times)
+            found = (*found[:at], *[g if g is None else g * s for g, s in zip(found[at:], slopes, strict=True)])
         return (None, None, None, *found)
 
 

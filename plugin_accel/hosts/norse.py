@@ -47,13 +47,11 @@ class _Sequence(nn.Module):
     """All steps of a feed-forward neuron."""
 
     def forward(self, input_tensor: Tensor, state: Any = None) -> Any:
-        layer: Any = self
         try:
             if not torch.compiler.is_compiling() and (quick := quick_sequence(self, input_tensor, state)) is not None:
                 return quick
-            record = bool(layer.record_states)
-            form, made = call(self, input_tensor, state, 0, record=record)
-            return made.out, form.make(made.records if record else made.last)
+            form, made = call(self, input_tensor, state, 0, record=bool(self.record_states))
+            return made.out, form.make(made.records if self.record_states else made.last)
         except Refused as why:
             refused(self, why)
             return super().forward(input_tensor, state)

@@ -17,11 +17,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from plugin_accel.backends.cuda_call import Packed
-from plugin_accel.backends.cuda_device import Launch, Loaded
+from plugin_accel.backends import cuda_device
+from plugin_accel.backends.cuda_call import Memory, Packed
+from plugin_accel.backends.cuda_device import Launch, Loaded, Where
 from plugin_accel.backends.cuda_source import Source
 
-from .emulated import COMPILER, Patched, _Bound
+from .emulated import COMPILER, Patched, _Bound, program
 from .ptx import SHARED_BASE, WORDS, Program, forbidden, programs, ptx
 
 _HERE = Path(__file__).parent
@@ -246,14 +247,19 @@ class PtxDevice:
         self.loaded.append(source)
         return self.text(source.body, source.text(source.blocks))
 
+    def program(
+        self, launches: Sequence[tuple[Launch, Where]], memories: tuple[Memory, ...], index: int
+    ) -> cuda_device.Program:
+        return program(launches, memories)
+
     def text(self, what: str, text: str) -> Loaded:
         """What `load` makes, of any source with one kernel.
 
         Raises:
             Fault: it has instructions that a kernel must not have.
         """
-        (program,) = programs(ptx(text, self.arch, **self.options))
-        found = forbidden(program)
+        (entry,) = programs(ptx(text, self.arch, **self.options))
+        found = forbidden(entry)
         if found:
             raise Fault(f"{what}: {len(found)} instructions that a kernel must not have: {found[:3]}")
-        return _Loaded(self, what, program)
+        return _Loaded(self, what, entry)

@@ -42,7 +42,7 @@ void floats(Table& t, const std::string& type) {
   t["mul.rn." + type] = binary<T, T>([](T a, T b) { return a * b; });
   t["div.rn." + type] = binary<T, T>([](T a, T b) { return a / b; });
   t["rcp.rn." + type] = unary<T, T>([](T a) { return T(1) / a; });
-  t["rcp.approx.ftz." + type] = t["rcp.rn." + type];  // within 1 ulp; what refines it does not depend on that one
+  t["rcp.approx.ftz." + type] = t["rcp.rn." + type];  // a GPU's is within 1 ulp: see over_
   t["sqrt.rn." + type] = unary<T, T>([](T a) { return std::sqrt(a); });
   t["fma.rn." + type] = ternary<T>([](T a, T b, T c) { return std::fma(a, b, c); });
   t["abs." + type] = unary<T, T>([](T a) { return std::fabs(a); });

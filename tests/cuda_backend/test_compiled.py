@@ -22,6 +22,8 @@ from .test_hosts import device, norse, sl, snn
 
 __all__ = ["device"]
 
+pytestmark = pytest.mark.one_graph
+
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 SEQUENCE, STEP = (2, 5, 3), (2, 3)
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

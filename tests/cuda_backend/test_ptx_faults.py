@@ -167,9 +167,11 @@ def test_what_is_fused_differs(folder: Path, tmp_path: Path, monkeypatch: pytest
 
 CHANGES = {
     "threads without a column go on": (
-        "cuda/forward.h", "where.active ? c.time : 0", "c.time", "a second thread|outside",
+        "cuda/forward.h", "c.inner, real && where.active", "c.inner, real", "a second thread|outside",
     ),
-    "loads beyond the last step": ("cuda/io.h", "if (u < count) row", "row", "outside of every tensor"),
+    "loads beyond the last step": (
+        "cuda/io.h", "load_if(from, word, u < count", "load_if(from, word, true", "outside of every tensor",
+    ),
     "no barrier in a block's sum": (
         "cuda/call.h", "part[i] = mine;\n  __syncthreads();", "part[i] = mine;", "nobody|another thread",
     ),

@@ -22,7 +22,8 @@ from plugin_accel.conversion.fusion.places import Cell, Place, cell_content
 
 __all__ = ["Watch"]
 
-_APPLY: CodeType = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+_APPLY: CodeType | None = getattr(getattr(torch.autograd.Function.apply, "__func__", None), "__code__", None)
+"""None where it is no Python: of torch 2.15."""
 _BUILTINS = frozenset(
     [
         "abs",
@@ -119,6 +120,8 @@ class Watch:
 
     def start(self) -> None:
         """Begins to watch this thread."""
+        if _APPLY is None:  # what an autograd function does inside would be taken for the forward's own
+            self._sink.refuse(f"the calls of autograd functions by torch {torch.__version__} cannot be watched")
         # The garbage collector calls back into Python at any moment, and what it calls is no part of the forward.
         self._collects = gc.isenabled()
         gc.disable()
