@@ -175,13 +175,13 @@ struct AboveThreshold : Plain {
   }
 };
 
-// q: slope.  e / (e + 1)^2 slope with e = exp(-slope d); NaN where e overflows, as the host's
+// q: slope.  e / (e + 1)^2 slope with e = exp(-slope d); 0 where e overflows and the host has NaN
 struct Sigmoid : Plain {
   static constexpr int kKind = kSigmoid;
   template <class R>
   PA_HD static R eval(R v, R th, const R* q, R, R) {
     const R e = exp_(-(q[0] * (v - th))), n = e + R(1);
-    return e / (n * n) * q[0];
+    return e == R(__builtin_inff()) ? R(0) : e / (n * n) * q[0];
   }
 };
 

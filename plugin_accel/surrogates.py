@@ -86,7 +86,7 @@ def _above_threshold(v: Tensor, th: Tensor) -> Tensor:
 
 def _sigmoid(v: Tensor, th: Tensor, slope: float) -> Tensor:
     e = torch.exp(-slope * (v - th))
-    return e / (e + 1) ** 2 * slope
+    return torch.where(e == math.inf, 0.0, e / (e + 1) ** 2 * slope)
 
 
 def _spike_rate_escape(v: Tensor, th: Tensor, steepness: float, height: float) -> Tensor:
@@ -154,7 +154,7 @@ class Surrogate:
     - `fast_sigmoid` (slope, bound): 1[d > bound] / (slope |d| + 1)^2; bound -inf for none
     - `atan` (width): width / 2 / (1 + (pi/2 width d)^2)
     - `above_threshold` (): 1[d > 0]
-    - `sigmoid` (slope): e / (e + 1)^2 slope with e = exp(-slope d); NaN where e overflows
+    - `sigmoid` (slope): e / (e + 1)^2 slope with e = exp(-slope d); 0 where e overflows
     - `spike_rate_escape` (steepness, height): height exp(-steepness |d - 1|)
 
     and (source: norse/torch/functional/threshold.py @ 1.1.0):

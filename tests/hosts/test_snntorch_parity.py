@@ -183,8 +183,8 @@ def assert_equal(case: Case, got: dict[str, list[Tensor]], want: dict[str, list[
                 assert torch.equal(a, b), kind
     for a, b in zip(got["grads"], want["grads"], strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
-        if not torch.isfinite(b).all():  # sigmoid far below the threshold
-            assert torch.equal(torch.isnan(a), torch.isnan(b))
+        if not torch.isfinite(b).all():  # sigmoid far below the threshold, where it is 0 here
+            assert torch.isfinite(a).all()
             continue
         # sums over samples and steps show fp32 rounding of their own
         tolerance = (1e-5 if a.numel() >= want["out"][0][0].numel() else 1e-4) * b.abs().max().item() + 1e-6
