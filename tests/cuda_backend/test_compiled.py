@@ -6,7 +6,7 @@ training is traced on "meta".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -33,6 +33,13 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "snntorch_leaky": (lambda: snn.Leaky(beta=0.9, init_hidden=True), STEP),
     "norse_lif": (norse.LIFCell, STEP),
 }
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    """snnTorch keeps every layer, and `utils.reset` would make tensors where theirs are."""
+    yield
+    snn.SpikingNeuron.instances.clear()
 
 
 def compiled(name: str, layer: nn.Module, x: Tensor, train: bool) -> tuple[Tensor, list[tuple[str, Any]]]:

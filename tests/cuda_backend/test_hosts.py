@@ -187,7 +187,8 @@ def run_norse(name: str, device: FakeDevice) -> tuple[int, Counter[str]]:
         launches = device.launches - before
     assert norse_host.last_fallback(layer) is None
     assert out.device == x.device
-    assert x.grad is not None
+    # the input reaches LSNN's spikes a step later, in Norse too
+    assert (x.grad is None) == (name == "LSNNRecurrentCell")
     layer(x.detach(), state)  # carried on
     assert norse_host.last_fallback(layer) is None
     return launches, Counter(e.name for e in profile.function_events)
