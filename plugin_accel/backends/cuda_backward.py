@@ -133,7 +133,7 @@ class BackwardPlan:
         each = columns if self._by_column else blocks
         slots, wanted, device = self._slots, self._wanted, self._device
         sums = cc.Memory((len(slots), each), (each, 1), torch.float64, device) if slots else None
-        chunks = -(-time // ahead(width, fixed.step.fp64, self._replay))
+        chunks = -(-time // ahead(width, fixed.step, self._replay))
         left = max(chunks - 1, 0) * self._states * columns if self._replay in (FROM_KEPT, FROM_INPUT) else 0
         scratch = cc.Memory((left,), (1,), self._dtype, device) if left else None
         run = None

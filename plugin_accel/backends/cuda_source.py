@@ -158,14 +158,14 @@ ROOM = 80
 """Steps of one column of fp32 whose membranes fit into shared memory: 40 of the 48 KiB that each block may have."""
 
 
-def ahead(width: int, fp64: bool, replay: int) -> int:
+def ahead(width: int, step: Step, replay: int) -> int:
     """Steps of a chunk of the backward kernels: what is replayed of a chunk stays in registers.
 
     Small layers have one column per thread: what takes a step 40 ns has to be asked for 16 steps before.
     """
     if replay:
-        return 4 if fp64 else 8
-    return 4 if width > 1 else 8 if fp64 else 16
+        return 8 if not step.fp64 else 4 if step.states < 4 else 2
+    return 4 if width > 1 else 8 if step.fp64 else 16
 
 
 def columns_of(replay: int, x: torch.dtype, states: int, seldom: bool) -> int:
@@ -209,7 +209,7 @@ class Backward(Source):
     def ahead(self) -> int:
         """Steps of a chunk."""
         assert self.step is not None
-        return ahead(self.width, self.step.fp64, self.replay)
+        return ahead(self.width, self.step, self.replay)
 
     @property
     def blocks(self) -> int:
