@@ -11,11 +11,9 @@ import torch
 from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.nn.modules import module as _module
 from torch.overrides import _get_current_function_mode_stack
-from torch.torch_version import TorchVersion
 from torch.utils._device import DeviceContext
 
 __all__ = [
-    "COMPILES_LAYERS",
     "capturing",
     "default_devices",
     "has_function_mode",
@@ -24,9 +22,6 @@ __all__ = [
     "is_traced",
     "may_count_saved",
 ]
-
-COMPILES_LAYERS = TorchVersion(torch.__version__) >= TorchVersion("2.11")
-"""Whether torch.compile takes what is asked of a layer once for a constant: not in torch 2.6, tried from 2.11 on."""
 
 _HOOKS = [getattr(_module, f"_global_{when}_hooks") for when in ("forward", "forward_pre", "backward", "backward_pre")]
 

@@ -17,7 +17,6 @@ from plugin_accel.hosts.constants import beside, resting
 from plugin_accel.hosts.inputs import as_param, check_input, number
 from plugin_accel.hosts.norse_forms import Form
 from plugin_accel.hosts.sequences import Refused
-from plugin_accel.modes import COMPILES_LAYERS
 from plugin_accel.neurons import NorseConfig, Result, ops, run_unchecked
 from plugin_accel.neurons.layout import STEP
 from plugin_accel.surrogates import Surrogate
@@ -46,14 +45,9 @@ class Facts(NamedTuple):
     """Whether the output has a gradient."""
 
 
-_UNCOMPILED = f"torch {torch.__version__} compiles Norse's own layers alone"
-
-
 def facts(layer: Any, time_dim: int) -> Facts | str:
     """The facts of a layer as it is now, or why Norse's own forward must run."""
-    if not torch.compiler.is_compiling():
-        return _facts(layer, time_dim)
-    return _constant_facts(layer, time_dim) if COMPILES_LAYERS else _UNCOMPILED
+    return _constant_facts(layer, time_dim) if torch.compiler.is_compiling() else _facts(layer, time_dim)
 
 
 def _facts(layer: Any, time_dim: int) -> Facts | str:

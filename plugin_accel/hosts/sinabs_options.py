@@ -14,7 +14,6 @@ import sinabs.layers as sl
 import torch
 from torch import Tensor, nn
 
-from plugin_accel.modes import COMPILES_LAYERS
 from plugin_accel.neurons import SinabsConfig
 from plugin_accel.surrogates import Surrogate
 
@@ -49,7 +48,6 @@ class Options:
 
 
 _EXP_LEAK = Options("none", "subtract_threshold", math.inf, None, ())
-_UNCOMPILED = Options("multi", "subtract", math.inf, None, (f"torch {torch.__version__} compiles sinabs's own layers",))
 
 
 _SPIKES = {id(sa.MultiSpike): "multi", id(sa.SingleSpike): "single"}
@@ -91,8 +89,6 @@ def read(layer: Any) -> Options:
     known = _SURROGATES.get(type(surrogate))
     name, values = known if known is not None else (None if callable(surrogate) else _name(surrogate), _nothing)
     key = (spike, reset, kind, name, values(surrogate))
-    if torch.compiler.is_compiling() and not COMPILES_LAYERS:
-        return _UNCOMPILED
     return _constant_options(_constants(key)) if torch.compiler.is_compiling() else _options(*key)
 
 

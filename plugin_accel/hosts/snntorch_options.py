@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from plugin_accel.hosts.known import Known
 from plugin_accel.hosts.sequences import Refused
 from plugin_accel.hosts.snntorch_callables import behaviour, conclusions
-from plugin_accel.modes import COMPILES_LAYERS, capturing
+from plugin_accel.modes import capturing
 from plugin_accel.neurons import SnnTorchConfig
 from plugin_accel.neurons.config import decode
 from plugin_accel.neurons.snntorch_leaky import NO_GRADIENT
@@ -63,9 +63,6 @@ class Options:
     spikes_learn: bool = True
     called: bool = False
     key: str = ""
-
-
-_UNCOMPILED = Options("none", True, None, False, (f"torch {torch.__version__} compiles snnTorch's own layers alone",))
 
 
 def _variables(function: FunctionType) -> dict[str, Any]:
@@ -142,8 +139,6 @@ def read(layer: Any, zero: str, delayable: bool) -> Options:
     )
     if not torch.compiler.is_compiling():
         return _options(layer.spike_grad, *facts)
-    if not COMPILES_LAYERS:
-        return _UNCOMPILED
     if _constant_known(layer):
         return _constant_options(layer.spike_grad, *facts)
     return _constant_called(layer, *facts)  # the callable is guarded when it is called, in the trace
